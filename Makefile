@@ -1,0 +1,47 @@
+# make demo    set up, train the quick SQR model on the embedded dataset, evaluate, say where the results are
+# make test    set up, lint, run the whole suite
+# make setup   only the set-up; DETECTRON2='git+https://...' takes another Detectron2, TORCH='...' another PyTorch
+
+VENV ?= .venv
+SYSTEM_PYTHON ?= python3
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+DETECTRON2 ?=
+PYTHON := $(VENV)/bin/python
+OUTPUT ?= output/demo
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: demo test lint format setup clean
+
+demo: $(VENV)/.installed
+	$(PYTHON) projects/SQR/tools/run_demo.py --output $(OUTPUT) $(DEMO_ARGS)
+
+test: $(VENV)/.installed lint
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+setup: $(VENV)/.installed
+
+# Each stamp is one step, so that a second call skips what is done and a failed one goes on where it stopped.
+$(VENV)/.torch:
+	$(SYSTEM_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install -q $(TORCH) 'numpy<2' 'setuptools<81' wheel ninja
+	touch $@
+
+$(VENV)/.detectron2: $(VENV)/.torch dev/install_detectron2.sh
+	dev/install_detectron2.sh $(PYTHON) $(DETECTRON2)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.detectron2 setup.py
+	$(PYTHON) -m pip install -q --no-build-isolation -e '.[dev]' 'numpy<2'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build output *.egg-info projects/SQR/*.egg-info .pytest_cache .ruff_cache

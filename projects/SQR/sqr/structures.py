@@ -1,0 +1,92 @@
+"""The tensors that detectors, decoder, loss and analysis hand to each other.
+
+Shape glossary, used in every docstring of this package: ``B`` images, ``G`` groups, ``Q`` queries in a group, ``S``
+stages, ``C`` channels, ``K`` classes, ``T`` objects of an image, ``L`` levels, ``P`` sampling points, ``H`` heads,
+``N`` memory tokens. Boxes are normalised cxcywh in [0, 1] of the *unpadded* image inside models and losses and
+absolute xyxy at the Detectron2 border. A padding mask is ``True`` where the input is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class QueryState:
+    """Queries between two stages.
+
+    Attributes:
+        content: ``(B, G, Q, C)``.
+        reference: ``(B, G, Q, R)`` in the detector's own parametrisation (point, box, or AdaMixer's x, y, z, r).
+        extras: whatever else a detector carries per query, each ``(B, G, Q, ...)``.
+
+    Recollecting concatenates all of it, so every group keeps its own reference and its own extras.
+    """
+
+    content: Tensor
+    reference: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_groups(self) -> int:
+        return self.content.shape[1]
+
+    @staticmethod
+    def cat(states: Sequence[QueryState]) -> QueryState:
+        """Concatenate states along the group axis, in order."""
+        if len(states) == 1:
+            return states[0]
+        return QueryState(
+            content=torch.cat([s.content for s in states], dim=1),
+            reference=torch.cat([s.reference for s in states], dim=1),
+            extras={k: torch.cat([s.extras[k] for s in states], dim=1) for k in states[0].extras},
+        )
+
+
+@dataclass
+class StagePrediction:
+    """What a stage predicts.
+
+    Attributes:
+        logits: ``(B, G, Q, K)`` raw class scores (``K + 1`` where a detector has a no-object class).
+        boxes: ``(B, G, Q, 4)`` normalised cxcywh.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass
+class MultiScaleMemory:
+    """Encoded features of several levels, flattened level after level.
+
+    Attributes:
+        tokens: ``(B, N, C)``.
+        padding_mask: ``(B, N)`` bool, True where padded.
+        spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
+        valid_ratios: ``(B, L, 2)`` unpadded share of each level's width and height, in (0, 1].
+    """
+
+    tokens: Tensor
+    padding_mask: Tensor
+    spatial_shapes: tuple[tuple[int, int], ...]
+    valid_ratios: Tensor
+
+
+@dataclass
+class StageOutputs:
+    """The predictions of all stages for one image, query ids aligned over stages.
+
+    Attributes:
+        scores: ``(S, Q, K)`` class probabilities.
+        boxes: ``(S, Q, 4)`` absolute xyxy in pixels of the original image, not clipped.
+        image_size: ``(height, width)`` of the original image.
+    """
+
+    scores: Tensor
+    boxes: Tensor
+    image_size: tuple[int, int]
