@@ -71,7 +71,13 @@ def random_batch(sizes, counts, *, num_classes: int = 5, seed: int = 0) -> list[
         instances.gt_classes = torch.randint(num_classes, (n,), generator=generator)
         image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
         batch.append(
-            {"image": image, "instances": instances, "image_id": f"image-{i}", "height": height, "width": width}
+            {
+                "image": image,
+                "instances": instances,
+                "image_id": f"image-{i}",
+                "height": height,
+                "width": width,
+            }
         )
     return batch
 

@@ -6,9 +6,9 @@ import functools
 
 import pytest
 import torch
-from helpers import golden_file
 from torch import nn
 
+from helpers import golden_file
 from sqr.boxes import xyxy_to_cxcywh
 from sqr.checkpoint import convert, detect_layout
 from sqr.classification import FocalClassification

@@ -46,4 +46,3 @@ class FocalClassification:
         target[(*matched, labels)] = 1
         loss = sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma, reduction="none")
         return loss.sum((0, 2, 3))
-

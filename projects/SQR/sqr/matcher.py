@@ -10,8 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .classification import FocalClassification
 from .boxes import cxcywh_to_xyxy
+from .classification import FocalClassification
 from .structures import StagePrediction
 from .targets import Targets
 
@@ -62,7 +62,9 @@ class HungarianMatcher:
         """
         costs = [self._costs(problem) for problem in problems]
         flat = [c.flatten() for of_problem in costs for c in of_problem]
-        host = torch.cat(flat).cpu().numpy() if flat else np.empty(0, np.float32)  # the one device-to-host copy
+        host = (
+            torch.cat(flat).cpu().numpy() if flat else np.empty(0, np.float32)
+        )  # the one device-to-host copy
         indices, start = [], 0
         for problem, of_problem in zip(problems, costs, strict=True):
             columns = []
@@ -94,7 +96,9 @@ class HungarianMatcher:
                     f"queries to match them with; raise num_queries to at least {len(boxes)}"
                 )
             logits = prediction.logits[image].float()
-            costs.append(self._image_cost(logits, prediction.boxes[image].float(), targets.class_ids[image], boxes))
+            costs.append(
+                self._image_cost(logits, prediction.boxes[image].float(), targets.class_ids[image], boxes)
+            )
         return costs
 
     def _image_cost(self, logits: Tensor, boxes: Tensor, classes: Tensor, target_boxes: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from .boxes import cxcywh_to_xyxy
 from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
-from .boxes import cxcywh_to_xyxy
 from .postprocessing import TopKPostprocessor
 from .structures import InitialQueries, StageOutputs, StagePrediction
 from .targets import Targets
@@ -79,7 +79,9 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             # on the host, before the device has anything to do: bad data is found first
-            targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
+            targets = Targets.from_batched_inputs(
+                batched_inputs, num_classes=self.num_classes, device=self.device
+            )
             predictions, proposals = self._predict(batched_inputs)
             return self.criterion(predictions, self.decoder.active_plan, targets, proposals)
         predictions, _ = self._predict(batched_inputs)

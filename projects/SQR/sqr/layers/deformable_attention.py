@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import ms_deform_attn
 from ..boxes import is_point
+from ..ops import ms_deform_attn
 
 
 class MultiScaleDeformableAttention(nn.Module):

@@ -23,7 +23,9 @@ class MLP(nn.Module):
 class FFN(nn.Module):
     """The transformer's feed-forward block with its residual: ``x + W2 act(W1 x)``; the norm stays outside."""
 
-    def __init__(self, *, dim: int, hidden_dim: int, dropout: float = 0.0, activation: nn.Module | None = None):
+    def __init__(
+        self, *, dim: int, hidden_dim: int, dropout: float = 0.0, activation: nn.Module | None = None
+    ):
         super().__init__()
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)
