@@ -79,9 +79,7 @@ class SetCriterion(nn.Module):
             ValueError, FloatingPointError: see :class:`~sqr.matcher.HungarianMatcher`.
         """
         if self.step_weights is not None and len(self.step_weights) != plan.num_steps:
-            raise ValueError(
-                f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}"
-            )
+            raise ValueError(f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}")
         with torch.autocast(targets.boxes.device.type, enabled=False):
             problems = [self._decoder_problem(predictions, plan, targets)]
             if proposals is not None:
@@ -90,19 +88,13 @@ class SetCriterion(nn.Module):
             matches = self.matcher(problems)
             normaliser = average_count(len(targets), targets.boxes.device)
             groups = [p.logits.shape[1] for p in predictions]
-            losses = self._step_losses(
-                problems[0], matches[0], normaliser, groups, plan.step_names, self.step_weights
-            )
+            losses = self._step_losses(problems[0], matches[0], normaliser, groups, plan.step_names, self.step_weights)
             if proposals is not None:
-                losses.update(
-                    self._step_losses(problems[1], matches[1], normaliser, [1], ["proposals"], None)
-                )
+                losses.update(self._step_losses(problems[1], matches[1], normaliser, [1], ["proposals"], None))
         return losses
 
     @staticmethod
-    def _decoder_problem(
-        predictions: Sequence[StagePrediction], plan: Plan, targets: Targets
-    ) -> MatchingProblem:
+    def _decoder_problem(predictions: Sequence[StagePrediction], plan: Plan, targets: Targets) -> MatchingProblem:
         """All steps as one problem: their groups side by side, ``(B, total, Q, ...)``."""
         names = [
             f"{name}, group {i + 1} of {p.logits.shape[1]}"

@@ -62,9 +62,7 @@ class HungarianMatcher:
         """
         costs = [self._costs(problem) for problem in problems]
         flat = [c.flatten() for of_problem in costs for c in of_problem]
-        host = (
-            torch.cat(flat).cpu().numpy() if flat else np.empty(0, np.float32)
-        )  # the one device-to-host copy
+        host = torch.cat(flat).cpu().numpy() if flat else np.empty(0, np.float32)  # the one device-to-host copy
         indices, start = [], 0
         for problem, of_problem in zip(problems, costs, strict=True):
             columns = []
@@ -78,8 +76,7 @@ class HungarianMatcher:
             empty = np.empty((groups, 0), np.int64)
             indices.append(torch.from_numpy(np.concatenate([empty, *columns], axis=1)))
         return [
-            index.to(p.prediction.logits.device, non_blocking=True)
-            for index, p in zip(indices, problems, strict=True)
+            index.to(p.prediction.logits.device, non_blocking=True) for index, p in zip(indices, problems, strict=True)
         ]
 
     def _costs(self, problem: MatchingProblem) -> list[Tensor]:
@@ -96,9 +93,7 @@ class HungarianMatcher:
                     f"queries to match them with; raise num_queries to at least {len(boxes)}"
                 )
             logits = prediction.logits[image].float()
-            costs.append(
-                self._image_cost(logits, prediction.boxes[image].float(), targets.class_ids[image], boxes)
-            )
+            costs.append(self._image_cost(logits, prediction.boxes[image].float(), targets.class_ids[image], boxes))
         return costs
 
     def _image_cost(self, logits: Tensor, boxes: Tensor, classes: Tensor, target_boxes: Tensor) -> Tensor:

@@ -79,9 +79,7 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             # on the host, before the device has anything to do: bad data is found first
-            targets = Targets.from_batched_inputs(
-                batched_inputs, num_classes=self.num_classes, device=self.device
-            )
+            targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
             predictions, proposals = self._predict(batched_inputs)
             return self.criterion(predictions, self.decoder.active_plan, targets, proposals)
         predictions, _ = self._predict(batched_inputs)
@@ -113,16 +111,12 @@ class QueryBasedDetector(nn.Module):
         """
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         padded = ImageList.from_tensors(images, self.size_divisibility)
-        mask = torch.ones(
-            (len(images), *padded.tensor.shape[-2:]), dtype=torch.bool, device=padded.tensor.device
-        )
+        mask = torch.ones((len(images), *padded.tensor.shape[-2:]), dtype=torch.bool, device=padded.tensor.device)
         for m, (height, width) in zip(mask, padded.image_sizes, strict=True):
             m[:height, :width] = False
         return padded.tensor, mask
 
-    def _predict(
-        self, batched_inputs: Sequence[dict]
-    ) -> tuple[list[StagePrediction], StagePrediction | None]:
+    def _predict(self, batched_inputs: Sequence[dict]) -> tuple[list[StagePrediction], StagePrediction | None]:
         images, padding_mask = self.preprocess(batched_inputs)
         memory = self.encoder(self.backbone(images), padding_mask)
         initial: InitialQueries = self.query_generator(memory)

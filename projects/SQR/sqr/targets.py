@@ -53,9 +53,7 @@ class Targets:
         )
 
     @staticmethod
-    def from_batched_inputs(
-        batched_inputs: Sequence[dict], *, num_classes: int, device: torch.device
-    ) -> Targets:
+    def from_batched_inputs(batched_inputs: Sequence[dict], *, num_classes: int, device: torch.device) -> Targets:
         """From Detectron2's training inputs (``instances`` with ``gt_boxes`` absolute xyxy and ``gt_classes``).
 
         Raises:

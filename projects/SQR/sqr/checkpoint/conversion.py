@@ -71,9 +71,7 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
             unknown.append(key)
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise ValueError(
-            f"{len(unknown)} of {len(state_dict)} keys do not belong to the layout {layout.name}: {shown}"
-        )
+        raise ValueError(f"{len(unknown)} of {len(state_dict)} keys do not belong to the layout {layout.name}: {shown}")
     return converted, report
 
 

@@ -101,10 +101,7 @@ def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
     """
     centres = token_centres(memory.spatial_shapes, memory.valid_ratios)
     sizes = torch.cat(
-        [
-            centres.new_full((h * w, 2), 0.05 * 2.0**level)
-            for level, (h, w) in enumerate(memory.spatial_shapes)
-        ]
+        [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.spatial_shapes)]
     )
     anchors = torch.cat((centres, sizes.expand_as(centres)), dim=-1)
     inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
@@ -205,9 +202,7 @@ def deformable_stages(
     (``two_stage``) starts at the proposal.
     """
     if two_stage and not refine:
-        raise ValueError(
-            "two_stage=True needs refine=True: proposals are boxes, and the plain form refines none"
-        )
+        raise ValueError("two_stage=True needs refine=True: proposals are boxes, and the plain form refines none")
     heads = make_heads(num_classes=num_classes, dim=dim)
     if not two_stage:
         nn.init.constant_(heads[1].layers[-1].bias[2:], -2.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ class MLP(nn.Module):
     def __init__(self, *, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         dims = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -23,9 +25,7 @@ class MLP(nn.Module):
 class FFN(nn.Module):
     """The transformer's feed-forward block with its residual: ``x + W2 act(W1 x)``; the norm stays outside."""
 
-    def __init__(
-        self, *, dim: int, hidden_dim: int, dropout: float = 0.0, activation: nn.Module | None = None
-    ):
+    def __init__(self, *, dim: int, hidden_dim: int, dropout: float = 0.0, activation: nn.Module | None = None):
         super().__init__()
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)
