@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import build, model_config, random_batch, shrink
 from omegaconf import OmegaConf
 
+from helpers import build, model_config, random_batch, shrink
 from sqr.decoder import RecollectingDecoder
 from sqr.recollection import Plan
 from sqr.structures import QueryState
@@ -165,4 +165,3 @@ def test_one_optimiser_step_lowers_the_loss(form):
     before.backward()
     optimizer.step()
     assert sum(model(batch).values()) < before
-
