@@ -6,11 +6,10 @@ import random
 
 import numpy as np
 import torch
-from torch import nn
-
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from torch import nn
 
 
 def toy_dicts(size: int = 13) -> list[dict]:
