@@ -151,7 +151,9 @@ def operators_build() -> dict:
                 super().build_extensions()
             except (BaseError, RuntimeError, OSError, subprocess.SubprocessError) as error:
                 self.info["failure"] = f"{self.info['compiler']}: {' '.join(str(error).split())[:200]}"
-                print(f"detectron2-sqr: the operators did not compile: {self.info['failure']}", file=sys.stderr)
+                print(
+                    f"detectron2-sqr: the operators did not compile: {self.info['failure']}", file=sys.stderr
+                )
 
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildOperators}}
 
@@ -167,7 +169,9 @@ class BuildPyWithConfigs(build_py):
                 ROOT / "configs", target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
             )
         if REASON:
-            write_build_info(PACKAGE if self.editable_mode else Path(self.build_lib) / "sqr", {"failure": REASON})
+            write_build_info(
+                PACKAGE if self.editable_mode else Path(self.build_lib) / "sqr", {"failure": REASON}
+            )
 
 
 warn_if_torch_is_missing()

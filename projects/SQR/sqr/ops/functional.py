@@ -149,7 +149,9 @@ def use_reference() -> Iterator[None]:
         _reference_only = before
 
 
-def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tensor, weights: Tensor) -> Tensor:
+def _run(
+    value: Tensor, compiled: Callable, reference: Callable, locations: Tensor, weights: Tensor
+) -> Tensor:
     dtype = _library.accumulation_dtype(value)
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):

@@ -37,7 +37,9 @@ def ms_deform_attn_reference(
     ):
         height, width = spatial_shapes[len(sampled)]
         image = tokens.permute(0, 2, 3, 1).reshape(b * h, d, height, width)
-        sampled.append(F.grid_sample(image, level, mode="bilinear", padding_mode="zeros", align_corners=False))
+        sampled.append(
+            F.grid_sample(image, level, mode="bilinear", padding_mode="zeros", align_corners=False)
+        )
     weights = attention_weights.transpose(1, 2).reshape(b * h, 1, q, num_levels * p)
     out = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B*H, D, Q)
     return out.view(b, h * d, q).transpose(1, 2)
@@ -66,7 +68,7 @@ def adaptive_sample_reference(
     b, _, g, d = value.shape
     q, p = points.shape[1], points.shape[3]
     points = points.transpose(1, 2).reshape(b * g, q, p, 2)
-    weights = level_weights.permute(4, 0, 2, 1, 3).reshape(-1, b * g, 1, q, p)
+    weights = level_weights.permute(4, 0, 2, 1, 3).reshape(len(strides), b * g, 1, q, p)
     out = value.new_zeros(b * g, d, q, p)
     tokens_of_levels = value.split([height * width for height, width in spatial_shapes], dim=1)
     for tokens, (height, width), stride, weight in zip(
