@@ -33,9 +33,7 @@ class BuildPyWithConfigs(build_py):
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib) / "sqr" / "model_zoo" / "configs"
-            shutil.copytree(
-                ROOT / "configs", target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 warn_if_torch_is_missing()

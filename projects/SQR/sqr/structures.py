@@ -61,6 +61,19 @@ class StagePrediction:
 
 
 @dataclass
+class InitialQueries:
+    """What a query generator hands to the decoder.
+
+    Attributes:
+        state: the queries before the first stage, usually one group.
+        proposals: predictions of a two-stage encoder, ``G = 1`` and ``Q = N``, every object being class 0; or None.
+    """
+
+    state: QueryState
+    proposals: StagePrediction | None = None
+
+
+@dataclass
 class MultiScaleMemory:
     """Encoded features of several levels, flattened level after level.
 
