@@ -69,9 +69,7 @@ def test_size_overrides_reach_both_mappers():
 
 
 def test_folder_needs_its_overrides():
-    with pytest.raises(
-        ValueError, match=r"data.train names no dataset: set data.train.annotations=FILE.json"
-    ):
+    with pytest.raises(ValueError, match=r"data.train names no dataset: set data.train.annotations=FILE.json"):
         resolve_num_classes(load("folder"))
     with pytest.raises(ValueError, match="no dataset given"):
         instantiate(load("folder").dataloader.train)
@@ -98,7 +96,5 @@ def test_real_folders_train_by_overrides_alone(dataset, num_classes, train, val,
 
 def test_real_folder_with_the_wrong_class_count():
     cfg = load("coco", folder_overrides("bccd_320"))
-    with pytest.raises(
-        ValueError, match=r"data.num_classes is 80, but .* has 3 classes: set data.num_classes=3"
-    ):
+    with pytest.raises(ValueError, match=r"data.num_classes is 80, but .* has 3 classes: set data.num_classes=3"):
         resolve_num_classes(cfg)

@@ -36,9 +36,7 @@ def coco_content(categories=((7, "cat"), (3, "dog")), num_images=3):
     ]
     annotations.append({**annotations[0], "id": 100, "bbox": [0, 0, 30, 20], "iscrowd": 1})
     return {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(1, num_images + 1)
-        ],
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(1, num_images + 1)],
         "annotations": annotations,
         "categories": [{"id": c, "name": n} for c, n in categories],
     }
@@ -154,9 +152,7 @@ def test_a_config_without_data_is_left_alone():
 
 def test_a_differing_num_classes_names_both_and_the_fix(write):
     train, val = write(coco_content()), write(coco_content(), "val")
-    with pytest.raises(
-        ValueError, match=r"num_classes is 80, but .*instances_train.json.* has 2 .*num_classes=2"
-    ):
+    with pytest.raises(ValueError, match=r"num_classes is 80, but .*instances_train.json.* has 2 .*num_classes=2"):
         resolve_num_classes(config(train, val, num_classes=80))
     with pytest.raises(ValueError, match=r"num_classes is 3, but .* has 2 classes"):
         get_detection_dataset(**train, num_classes=3)
@@ -260,9 +256,7 @@ def test_a_registered_dataset_without_its_files(tmp_path):
     DatasetCatalog.register(name, list)
     MetadataCatalog.get(name).set(json_file=str(tmp_path / "x.json"), thing_classes=["a"])
     try:
-        with pytest.raises(
-            FileNotFoundError, match=r"needs .*x.json', which does not exist: set the variable DETE"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"needs .*x.json', which does not exist: set the variable DETE"):
             get_detection_dataset(name=name)
     finally:
         DatasetCatalog.remove(name), MetadataCatalog.remove(name)

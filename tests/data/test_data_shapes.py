@@ -83,9 +83,7 @@ def test_boxes_lie_inside_their_images(folder):
             x, y, w, h = a["bbox"]
             width, height = sizes[a["image_id"]]
             assert x >= 0 and y >= 0 and x + w <= width + 1e-3 and y + h <= height + 1e-3
-            assert min(w, h) >= SMALL.scene.min_box_side - 1e-3 and a["area"] == pytest.approx(
-                w * h, abs=1e-2
-            )
+            assert min(w, h) >= SMALL.scene.min_box_side - 1e-3 and a["area"] == pytest.approx(w * h, abs=1e-2)
 
 
 @pytest.mark.parametrize("category", range(len(scene.CLASSES)), ids=scene.CLASSES)

@@ -79,9 +79,7 @@ dataloader.test = L(build_detection_test_loader)(
     ),
     mapper=L(DatasetMapper)(
         is_train=False,
-        augmentations=L(inference_augmentations)(
-            min_size="${data.min_size_test}", max_size="${data.max_size}"
-        ),
+        augmentations=L(inference_augmentations)(min_size="${data.min_size_test}", max_size="${data.max_size}"),
         image_format="RGB",
     ),
     batch_size=1,

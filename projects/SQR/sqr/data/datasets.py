@@ -78,9 +78,7 @@ def get_detection_dataset(
         _check_num_classes(num_classes, split)
     dicts = get_detection_dataset_dicts(split.name, filter_empty=filter_empty)
     if training and not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
-        raise ValueError(
-            f"{split.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)"
-        )
+        raise ValueError(f"{split.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)")
     return dicts
 
 
@@ -121,9 +119,7 @@ def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:
             f"data.{key} names no dataset: set data.{key}.annotations=FILE.json and data.{key}.images=FOLDER "
             f"(COCO format), or data.{key}.name to a registered dataset"
         )
-    return _resolve_split(
-        name=split.name, annotations=split.annotations, images=split.images, check_files=check_files
-    )
+    return _resolve_split(name=split.name, annotations=split.annotations, images=split.images, check_files=check_files)
 
 
 def _resolve_split(
@@ -132,9 +128,7 @@ def _resolve_split(
     if annotations is not None:
         return _register_files(annotations, images)
     if name is None:
-        raise ValueError(
-            "no dataset given: set data.{train,val}.annotations and .images, or data.{train,val}.name"
-        )
+        raise ValueError("no dataset given: set data.{train,val}.annotations and .images, or data.{train,val}.name")
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
@@ -154,17 +148,14 @@ def _resolve_split(
         DatasetCatalog.get(name)  # many registrations fill in the class names only when loaded
     classes = metadata.get("thing_classes")
     if not classes:
-        raise ValueError(
-            f"dataset {name!r} has no 'thing_classes' in its metadata: set them where it is registered"
-        )
+        raise ValueError(f"dataset {name!r} has no 'thing_classes' in its metadata: set them where it is registered")
     return _Split(name, tuple(classes), f"dataset {name!r}" + (f" ({source})" if source else ""))
 
 
 def _register_files(annotations: str, images: str | None) -> _Split:
     if images is None:
         raise ValueError(
-            f"annotation file {annotations!r} is given without its image root: set data.train.images / "
-            "data.val.images"
+            f"annotation file {annotations!r} is given without its image root: set data.train.images / data.val.images"
         )
     summary = read_coco_summary(annotations)
     check_images(summary, images)
@@ -202,9 +193,7 @@ def _difference(train: _Split, val: _Split) -> str:
     if only_val:
         text += f"; only in validation: {only_val}"
     if not only_train and not only_val:
-        index = next(
-            (i for i, (a, b) in enumerate(zip(train.classes, val.classes, strict=False)) if a != b), 0
-        )
+        index = next((i for i, (a, b) in enumerate(zip(train.classes, val.classes, strict=False)) if a != b), 0)
         text += f"; the same names in another order, from class {index}: {train.classes[index]!r} against "
         text += f"{val.classes[index]!r} (classes are numbered in the order of their category ids)"
     return text
