@@ -25,8 +25,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         ``cfg``.
 
     Raises:
-        UsageError: an override that cannot be parsed, names no key (the nearest ones are suggested), puts a value in
-            the place of a section, or text in the place of a number.
+        UsageError: an override that cannot be parsed, names no key (the nearest ones are suggested), puts
+            a value in the place of a section, or text in the place of a number.
     """
     parser = OverridesParser.create()
     for text in overrides:
@@ -38,8 +38,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         except HydraException as error:
             key, _, raw = text.partition("=")
             raise UsageError(
-                f"override {text!r} cannot be parsed ({one_line(error).split(' See https')[0]}); quote a value with "
-                f"spaces or special characters: '{key}=\"{raw}\"'"
+                f"override {text!r} cannot be parsed ({one_line(error).split(' See https')[0]}); quote a "
+                f"value with spaces or special characters: '{key}=\"{raw}\"'"
             ) from error
         if override.is_delete():
             raise UsageError(f"override {text!r}: keys cannot be removed; set it to null instead")

@@ -36,7 +36,9 @@ def ms_deform_attn_reference(
     ):
         height, width = spatial_shapes[len(sampled)]
         image = tokens.permute(0, 2, 3, 1).reshape(b * h, d, height, width)
-        sampled.append(F.grid_sample(image, level, mode="bilinear", padding_mode="zeros", align_corners=False))
+        sampled.append(
+            F.grid_sample(image, level, mode="bilinear", padding_mode="zeros", align_corners=False)
+        )
     weights = attention_weights.transpose(1, 2).reshape(b * h, 1, q, num_levels * p)
     out = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B*H, D, Q)
     return out.view(b, h * d, q).transpose(1, 2)
