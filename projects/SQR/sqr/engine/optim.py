@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler, ParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler, ParamScheduler
 from torch import nn
 
 from .errors import UserError
@@ -96,7 +96,7 @@ def step_schedule(
     # Steps that a very short run rounds to its first or past its last iteration do not happen in it.
     steps = [step for m in milestones if 0 < (step := round(m / total * max_iter)) < max_iter]
     values = {step: gamma ** (number + 1) for number, step in enumerate(steps)}
-    schedule: ParamScheduler = ConstantParamScheduler(1.0)
+    schedule: ParamScheduler = _Constant()
     if values and max_iter > len(values):
         schedule = MultiStepParamScheduler(
             [1.0, *values.values()], num_updates=max_iter, milestones=list(values)
@@ -104,3 +104,10 @@ def step_schedule(
     if warmup_iters:
         schedule = WarmupParamScheduler(schedule, warmup_factor, min(warmup_iters / max_iter, 1.0))
     return schedule
+
+
+class _Constant(ParamScheduler):
+    """1 throughout; fvcore's constant refuses ``where == 1``, which Detectron2 asks for after the last iteration."""
+
+    def __call__(self, where: float) -> float:
+        return 1.0

@@ -47,10 +47,22 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not override.is_add() and not override.is_force_add():
             value = _checked(cfg, key, value, text)
         try:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+            _update(cfg, key, value)
         except (OmegaConfBaseException, KeyError, IndexError, TypeError, ValueError) as error:
             raise UsageError(f"override {text!r}: {one_line(error)}") from error
     return cfg
+
+
+def _update(cfg: DictConfig, key: str, value: Any) -> None:
+    """Set a key, in the node that an interpolation on the way refers to and not in its place."""
+    parent, _, last = key.rpartition(".")
+    node = find_node(cfg, parent) if parent else cfg
+    if node is not None and OmegaConf.is_config(node) and node._is_interpolation():
+        node = node._dereference_node()
+    if isinstance(node, ListConfig) or (isinstance(node, DictConfig) and not node._is_none()):
+        OmegaConf.update(node, last, value, merge=True, force_add=True)
+    else:
+        OmegaConf.update(cfg, key, value, merge=True, force_add=True)
 
 
 def _checked(cfg: DictConfig, key: str, value: Any, text: str) -> Any:
