@@ -20,3 +20,5 @@ train = dict(
 
 # ImageNet weights of torchvision's ResNet-50 in Detectron2's format, for train.init_checkpoint of the R50 recipes.
 IMAGENET_R50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+# The same of ResNet-101; Detectron2 hosts no copy, so it is torchvision's own file.
+IMAGENET_R101 = "https://download.pytorch.org/models/resnet101-63fe2227.pth"
