@@ -30,7 +30,7 @@ class SetCriterion(nn.Module):
         matcher: assigns queries to objects.
         classification: class loss and probabilities.
         class_weight: weight of the class loss (2 in Deformable DETR and AdaMixer, 1 in DAB-DETR).
-        l1_weight: weight of the L1 loss of normalised cxcywh boxes.
+        l1_weight: weight of the L1 loss of normalised boxes, in the matcher's ``l1_format``.
         giou_weight: weight of ``1 - GIoU``.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
         step_weights: a factor for each step of the plan; 1 each when None.
@@ -140,7 +140,7 @@ class SetCriterion(nn.Module):
         giou = generalized_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal), reduction="none")
         return {
             "class": self.classification.loss(prediction.logits, matched, targets.labels.expand_as(match)),
-            "l1": (boxes - goal).abs().sum((1, 2)),
+            "l1": (self.matcher.l1_coordinates(boxes) - self.matcher.l1_coordinates(goal)).abs().sum((1, 2)),
             "giou": giou.sum(1),
         }
 
