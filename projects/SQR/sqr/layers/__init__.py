@@ -1,9 +1,11 @@
 """Building blocks that detectors share."""
 
 from .deformable_attention import MultiScaleDeformableAttention
-from .mlp import FFN, MLP
+from .heads import make_heads
+from .initialisation import xavier_uniform_all
+from .mlp import FFN, MLP, make_activation
 from .neck import ConvNeck
-from .position import SinePositionEmbedding, sine_encoding
+from .position import SinePositionEmbedding, resize_mask, sine_encoding
 
 __all__ = [
     "FFN",
@@ -11,5 +13,9 @@ __all__ = [
     "ConvNeck",
     "MultiScaleDeformableAttention",
     "SinePositionEmbedding",
+    "make_activation",
+    "make_heads",
+    "resize_mask",
     "sine_encoding",
+    "xavier_uniform_all",
 ]
