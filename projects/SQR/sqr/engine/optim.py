@@ -1,0 +1,105 @@
+"""Parameter groups and learning-rate schedules as the papers publish them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler, ParamScheduler
+from torch import nn
+
+from detectron2.solver import WarmupParamScheduler
+
+from .errors import UserError
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def get_param_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    lr_multipliers: Mapping[str, float] | None = None,
+    weight_decay_norm: float | None = None,
+) -> list[dict]:
+    """Trainable parameters grouped by learning rate and weight decay.
+
+    Args:
+        model: frozen parameters are left out, shared ones counted once.
+        base_lr: learning rate of everything that no pattern names.
+        weight_decay: of all parameters. The DETR papers decay norms and biases like everything else.
+        lr_multipliers: pattern to factor. A pattern is one or several whole components of a parameter's dotted
+            name: ``sampling_offsets`` takes ``decoder.0.attn.sampling_offsets.weight``. The first that fits wins.
+        weight_decay_norm: another weight decay for the parameters of normalisation layers; None for the same.
+
+    Returns:
+        Groups with ``params``, ``lr`` and ``weight_decay``, in the order in which the model names them.
+
+    Raises:
+        UserError: a pattern names no parameter (of this model, trainable or not).
+    """
+    multipliers = dict(lr_multipliers or {})
+    unused, names = set(multipliers), []
+    seen: set[int] = set()
+    groups: dict[tuple[float, float], list] = {}
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        for own_name, parameter in module.named_parameters(recurse=False):
+            name = f"{module_name}.{own_name}" if module_name else own_name
+            names.append(name)
+            fitting = [pattern for pattern in multipliers if f".{pattern}." in f".{name}."]
+            unused -= set(fitting)
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            lr = base_lr * (multipliers[fitting[0]] if fitting else 1.0)
+            own_decay = weight_decay_norm is not None and isinstance(module, _NORMS)
+            groups.setdefault((lr, weight_decay_norm if own_decay else weight_decay), []).append(parameter)
+    if unused:
+        parts = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
+        raise UserError(
+            f"lr_multipliers: no parameter is named {', '.join(map(repr, sorted(unused)))}; the parts of this "
+            f"model's parameter names are {', '.join(parts[:40])}{', ...' if len(parts) > 40 else ''}"
+        )
+    if not groups:
+        raise UserError("the model has no trainable parameter")
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def step_schedule(
+    *,
+    milestones: Sequence[float],
+    total: float,
+    max_iter: int,
+    gamma: float = 0.1,
+    warmup_iters: int = 0,
+    warmup_factor: float = 0.001,
+) -> ParamScheduler:
+    """A step schedule over a run of ``max_iter`` iterations, as a multiplier of the base learning rate.
+
+    Args:
+        milestones: where the rate is multiplied by ``gamma``, in the unit of ``total``.
+        total: length of the run in the unit of the milestones: 50 (epochs), 90000 (iterations) or 1.0 (shares).
+        max_iter: length of the run in iterations.
+        gamma: factor at each milestone.
+        warmup_iters: iterations of linear warm-up; 0 for none, as the DETR recipes have it.
+        warmup_factor: multiplier of the first iteration when there is a warm-up.
+
+    Raises:
+        UserError: milestones that do not rise or lie outside ``(0, total)``.
+    """
+    milestones = [float(m) for m in milestones]
+    if milestones != sorted(set(milestones)) or any(not 0 < m < total for m in milestones):
+        raise UserError(
+            f"lr_multiplier: milestones={milestones} must rise and lie between 0 and total={total}"
+        )
+    # Steps that a very short run rounds to its first or past its last iteration do not happen in it.
+    steps = [step for m in milestones if 0 < (step := round(m / total * max_iter)) < max_iter]
+    values = {step: gamma ** (number + 1) for number, step in enumerate(steps)}
+    schedule: ParamScheduler = ConstantParamScheduler(1.0)
+    if values and max_iter > len(values):
+        schedule = MultiStepParamScheduler(
+            [1.0, *values.values()], num_updates=max_iter, milestones=list(values)
+        )
+    if warmup_iters:
+        schedule = WarmupParamScheduler(schedule, warmup_factor, min(warmup_iters / max_iter, 1.0))
+    return schedule

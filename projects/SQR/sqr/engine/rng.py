@@ -1,0 +1,69 @@
+"""Random numbers as a function of (seed, position): what makes a resumed run the same run.
+
+Two streams are drawn from, and neither has a state that could be lost:
+
+* an image's augmentation is seeded with (seed, position of the sample in the run), in whatever process it runs;
+* a training step (dropout and the like) is seeded with (seed, iteration, rank) before it starts, so that whatever
+  ran between two steps (an evaluation, a checkpoint) does not reach it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from detectron2.utils import comm
+
+_STEP, _SAMPLE, _EPOCH = 1, 2, 3  # streams of the same seed that must not coincide
+
+
+def _derive(seed: int, stream: int, *numbers: int) -> int:
+    """A 63-bit seed from numbers, well mixed: neighbours give unrelated streams."""
+    low, high = np.random.SeedSequence([seed, stream, *numbers]).generate_state(2, np.uint32)
+    return (int(high) & 0x7FFFFFFF) << 32 | int(low)
+
+
+def resolve_seed(seed: int | None) -> int:
+    """The seed itself, or one drawn by the system and shared by all processes when it is None or negative."""
+    if seed is None or seed < 0:
+        return int(comm.shared_random_seed())
+    return int(seed)
+
+
+def seed_process(seed: int) -> None:
+    """Seed python, numpy and torch (all devices): for building the model, the same on every process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def seed_step(seed: int, iteration: int, rank: int) -> None:
+    """Seed python, numpy and torch (all devices) for one training step of one process."""
+    seed_process(_derive(seed, _STEP, iteration, rank))
+
+
+def epoch_permutation(seed: int, epoch: int, size: int) -> torch.Tensor:
+    """The order of a pass over the data: ``(size,)`` int64, the same on every process."""
+    generator = torch.Generator().manual_seed(_derive(seed, _EPOCH, epoch))
+    return torch.randperm(size, generator=generator)
+
+
+@contextmanager
+def seeded_sample(seed: int, position: int) -> Iterator[None]:
+    """Seed python, numpy and torch's CPU generator for one sample; put their states back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    value = _derive(seed, _SAMPLE, position)
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    # Not torch.manual_seed: that would reseed the accelerators too, and they are not put back.
+    torch.default_generator.manual_seed(value)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

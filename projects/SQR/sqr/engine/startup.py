@@ -1,0 +1,75 @@
+"""The start of a run: output folder, logs, saved config, a record of the environment, seeds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+import sqr
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.logger import setup_logger
+
+from .config import save_config
+from .errors import as_user_error
+from .rng import resolve_seed, seed_process
+
+
+def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Prepare ``cfg.train.output_dir``, loggers and seeds; settle ``cfg.train.seed`` if it was left open.
+
+    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run) and ``environment.txt`` (command,
+    versions, git state).
+
+    Raises:
+        UserError: the output folder cannot be written.
+    """
+    output_dir = Path(cfg.train.output_dir)
+    if comm.is_main_process():
+        with as_user_error(OSError, prefix="train.output_dir: "):
+            output_dir.mkdir(parents=True, exist_ok=True)
+    comm.synchronize()
+    rank = comm.get_rank()
+    with as_user_error(OSError, prefix="train.output_dir: "):
+        for name in ("fvcore", "detectron2", "sqr"):
+            setup_logger(str(output_dir), distributed_rank=rank, name=name)
+    logger = logging.getLogger(__name__)
+    cfg.train.seed = resolve_seed(cfg.train.seed)
+    if comm.is_main_process():
+        with as_user_error(OSError, prefix="train.output_dir: "):
+            (output_dir / "environment.txt").write_text(describe_environment())
+            if not args.eval_only or not (output_dir / "config.yaml").exists():
+                save_config(cfg, str(output_dir / "config.yaml"))
+    logger.info("Command: %s", shlex.join(sys.argv))
+    logger.info(
+        "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt, metrics.json)",
+        comm.get_world_size(), cfg.train.device, cfg.train.seed, output_dir,
+    )  # fmt: skip
+    seed_process(cfg.train.seed)
+    torch.backends.cudnn.benchmark = bool(cfg.train.cudnn_benchmark) and not args.eval_only
+
+
+def describe_environment() -> str:
+    """The command, this package's version and git state, and the versions of everything below it."""
+    return f"command: {shlex.join(sys.argv)}\nsqr: {sqr.__version__}\ngit: {_git_state()}\n\n{collect_env_info()}"
+
+
+def _git_state() -> str:
+    folder = Path(sqr.__file__).parent
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "not a git checkout"

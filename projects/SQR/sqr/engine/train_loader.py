@@ -1,0 +1,244 @@
+"""The training data loader: Detectron2's interface, and a stream that can be entered at any sample.
+
+Detectron2's own loader is one endless stream seeded once; a resumed run starts it from the beginning. Here sample
+``p`` of a run (p = 0, 1, 2, ...; all processes together) is a pure function of (seed, p): its image is entry
+``p mod N`` of a permutation drawn for pass ``p div N``, its augmentation is seeded with (seed, p). Process ``r`` of
+``W`` takes positions r, r + W, ... as Detectron2's sampler does, so an iteration sees the same images with any
+number of processes and any number of workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detectron2.data import DatasetFromList
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.utils import comm
+
+from .errors import UserError, one_line
+from .rng import epoch_permutation, seeded_sample
+
+_MAX_SKIPS = 20  # how many images in a row a mapper may refuse (return None)
+
+
+def build_train_loader(
+    dataset: Sequence[dict] | Dataset,
+    *,
+    mapper: Callable[[dict], dict | None],
+    total_batch_size: int,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+    shuffle: bool = True,
+    seed: int = 42,
+    collate_fn: Callable[[list], Any] | None = None,
+) -> TrainLoader:
+    """Takes the place of ``detectron2.data.build_detection_train_loader`` in a config.
+
+    Args:
+        dataset: dataset dicts (``get_detection_dataset_dicts``) or a map-style dataset of them.
+        mapper: dataset dict to model input, e.g. ``DatasetMapper``; None as a result means "take another image".
+        total_batch_size: images an iteration, all processes together.
+        aspect_ratio_grouping: only batch wide images with wide ones; needs ``width`` and ``height`` in the dicts.
+        num_workers: loader processes of each training process; 0 loads in the training process itself.
+        shuffle: draw a new order for each pass; False goes through the dataset in order.
+        seed: of the order and of augmentations. The trainer sets it from ``train.seed``.
+        collate_fn: list of mapped samples to a batch; the list itself by default.
+
+    Raises:
+        UserError: an empty dataset, or a batch that cannot be split evenly over the processes.
+    """
+    if len(dataset) == 0:
+        raise UserError("the training dataset has no images")
+    world_size = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % world_size:
+        raise UserError(
+            f"dataloader.train.total_batch_size={total_batch_size} must be a positive multiple of the number of "
+            f"processes ({world_size})"
+        )
+    wide = _wide_images(dataset) if aspect_ratio_grouping else None
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    return TrainLoader(
+        dataset, mapper, wide, total_batch_size, num_workers=num_workers, shuffle=shuffle, seed=seed,
+        collate_fn=collate_fn,
+    )  # fmt: skip
+
+
+class TrainLoader:
+    """An endless iterable of batches; :meth:`start_at` says which one comes first. See :func:`build_train_loader`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        mapper: Callable[[dict], dict | None],
+        wide: np.ndarray | None,
+        total_batch_size: int,
+        *,
+        num_workers: int,
+        shuffle: bool,
+        seed: int,
+        collate_fn: Callable[[list], Any] | None,
+    ):
+        self.dataset = dataset
+        self.mapper = mapper
+        self.wide = wide
+        self.total_batch_size = total_batch_size
+        self.num_workers = num_workers
+        self.shuffle = shuffle
+        self.seed = seed
+        self.collate_fn = collate_fn
+        self.first_sample = 0
+
+    def start_at(self, sample: int, *, seed: int) -> None:
+        """Make the next iteration over the loader begin after ``sample`` samples of the run (all processes)."""
+        self.first_sample, self.seed = int(sample), int(seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        world_size = comm.get_world_size()
+        batches = PositionSampler(
+            len(self.dataset),
+            self.total_batch_size // world_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            first_sample=self.first_sample,
+            wide=self.wide,
+            rank=comm.get_rank(),
+            world_size=world_size,
+        )
+        loader = DataLoader(
+            SeededDataset(self.dataset, self.mapper, self.seed),
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            worker_init_fn=_ignore_stop_signals,
+            # A generator of its own: the default one would take a number from the training process's stream.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for batch in loader:
+            for sample in batch:
+                if isinstance(sample, _Unreadable):
+                    raise UserError(sample.message)
+            yield batch if self.collate_fn is None else self.collate_fn(batch)
+
+
+class PositionSampler(Sampler):
+    """Endless batches of ``(dataset index, position in the run)`` pairs of one process.
+
+    Args:
+        size: number of images in the dataset.
+        batch_size: images an iteration in this process.
+        seed, shuffle: of the order of each pass.
+        first_sample: how many samples of the run (all processes) were already used.
+        wide: ``(size,)`` bool to batch wide and tall images apart, or None.
+        rank, world_size: which positions are this process's.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        first_sample: int = 0,
+        wide: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
+        self.first_sample, self.wide = first_sample, wide
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        if self.wide is None:
+            samples = self._samples(self.first_sample + self.rank)
+            while True:
+                yield list(itertools.islice(samples, self.batch_size))
+        # Which images wait in a bucket depends on all earlier ones, so the (cheap) grouping of indices is replayed.
+        used = 0
+        for batch in self._grouped(self._samples(self.rank)):
+            if used >= self.first_sample:
+                yield batch
+            used += self.batch_size * self.world_size
+
+    def _samples(self, position: int) -> Iterator[tuple[int, int]]:
+        epoch, order = -1, None
+        for position in itertools.count(position, self.world_size):
+            if position // self.size != epoch:
+                epoch = position // self.size
+                order = epoch_permutation(self.seed, epoch, self.size).tolist() if self.shuffle else None
+            index = position % self.size
+            yield (order[index] if order else index), position
+
+    def _grouped(self, samples: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+        buckets: tuple[list, list] = ([], [])
+        for index, position in samples:
+            bucket = buckets[int(self.wide[index])]
+            bucket.append((index, position))
+            if len(bucket) == self.batch_size:
+                yield bucket[:]
+                bucket.clear()
+
+
+class SeededDataset(Dataset):
+    """Maps ``(index, position)`` to the mapped sample, all randomness seeded with (seed, position).
+
+    An unreadable image comes back as a marker that :class:`TrainLoader` raises in the training process: an
+    exception in a worker would reach the user as a page of traceback.
+    """
+
+    def __init__(self, dataset: Dataset, mapper: Callable[[dict], dict | None], seed: int):
+        self.dataset, self.mapper, self.seed = dataset, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        index, position = key
+        with seeded_sample(self.seed, position):
+            for _ in range(_MAX_SKIPS):
+                sample = self.dataset[index]
+                try:
+                    mapped = self.mapper(sample)
+                # A missing file, one that PIL cannot read, a truncated PNG, a size that is not the annotated one.
+                except (OSError, SyntaxError, SizeMismatchError) as error:
+                    name = sample.get("file_name", f"image {index}")
+                    return _Unreadable(f"cannot load the training image {name}: {one_line(error)}")
+                if mapped is not None:
+                    return mapped
+                index = random.randrange(len(self.dataset))
+        return _Unreadable(f"the mapper refused {_MAX_SKIPS} images in a row (it returned None)")
+
+
+@dataclass
+class _Unreadable:
+    message: str
+
+
+def _as_list(samples: list) -> list:
+    return samples
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM go to the whole process group; the training process decides when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _wide_images(dataset: Sequence[dict] | Dataset) -> np.ndarray:
+    try:
+        return np.array([dataset[i]["width"] > dataset[i]["height"] for i in range(len(dataset))], dtype=bool)
+    except KeyError as error:
+        raise UserError(
+            f"aspect_ratio_grouping needs {error} in every dataset dict; set "
+            "dataloader.train.aspect_ratio_grouping=False"
+        ) from error

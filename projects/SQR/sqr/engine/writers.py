@@ -1,0 +1,104 @@
+"""Where numbers go: a readable console line, JSON lines and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
+
+
+def default_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
+    """Console, ``metrics.json`` and TensorBoard, as Detectron2 has them."""
+    return [
+        ConsoleWriter(max_iter),
+        JSONWriter(str(Path(output_dir) / "metrics.json")),
+        TensorboardXWriter(output_dir),
+    ]
+
+
+class ConsoleWriter(CommonMetricPrinter):
+    """Detectron2's console line with the losses folded.
+
+    A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows the total,
+    the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and the last stage's sum.
+    """
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return  # training is over: nothing new
+        eta = self._get_eta(storage)
+        parts = [f"eta: {eta}"] if eta else []
+        parts.append(f"iter: {storage.iter}")
+        parts += [f"{name}: {value:.4g}" for name, value in self.folded_losses(storage).items()]
+        parts += [
+            f"{label}: {self._smoothed(storage, name):{spec}}"
+            for name, label, spec in (
+                ("grad_norm", "grad_norm", ".3g"),
+                ("time", "time", ".4f"),
+                ("data_time", "data_time", ".4f"),
+            )
+            if name in storage.histories()
+        ]
+        if "lr" in storage.histories():
+            parts.append(f"lr: {storage.history('lr').latest():.5g}")
+        parts.append(f"max_mem: {_peak_memory_mb():.0f}M")
+        self.logger.info("  ".join(parts))
+
+    def folded_losses(self, storage: EventStorage) -> dict[str, float]:
+        """Total, sum of each kind, and the last stage's sum, median-smoothed like Detectron2's."""
+        losses = {n: self._smoothed(storage, n) for n in storage.histories() if n.startswith("loss_")}
+        folded = (
+            {"total_loss": self._smoothed(storage, "total_loss")}
+            if "total_loss" in storage.histories()
+            else {}
+        )
+        stages: dict[tuple[int, str], float] = {}
+        for name, value in losses.items():
+            kind, _, place = name.partition("/")
+            kind = kind.removeprefix("loss_")
+            folded[kind] = folded.get(kind, 0.0) + value
+            if number := re.match(r"stage(\d+)", place):
+                key = int(number[1]), place
+                stages[key] = stages.get(key, 0.0) + value
+        if len(stages) > 1:
+            last = max(stages)
+            folded[last[1]] = stages[last]
+        return folded
+
+    def _smoothed(self, storage: EventStorage, name: str) -> float:
+        return storage.history(name).median(storage.count_samples(name, self._window_size))
+
+
+def write_results(results: Mapping, output_dir: str, **extra: float | str) -> None:
+    """Append evaluation results to ``metrics.json`` as one line of flat keys (``bbox/AP``)."""
+    flat = {k: float(v) for k, v in flatten_results_dict(results).items()}
+    # NaN (the AP of a class without objects) is not JSON.
+    flat = {k: v if math.isfinite(v) else None for k, v in flat.items()}
+    with open(Path(output_dir) / "metrics.json", "a") as file:
+        file.write(json.dumps({**flat, **extra}, sort_keys=True) + "\n")
+    logging.getLogger(__name__).info("Results added to %s", Path(output_dir) / "metrics.json")
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

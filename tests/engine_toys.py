@@ -1,0 +1,103 @@
+"""A model and a dataset small enough to train in a second: what the engine's tests run on."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import nn
+
+
+def toy_dicts(size: int = 13) -> list[dict]:
+    """Dataset dicts without files; wide and tall images mixed."""
+    return [
+        {"file_name": f"toy_{i}.png", "image_id": 100 + i, "width": 8 + 4 * (i % 3 == 0), "height": 10}
+        for i in range(size)
+    ]
+
+
+class ToyMapper:
+    """Random augmentation that draws from all three random generators."""
+
+    def __call__(self, sample: dict) -> dict:
+        image = torch.full((3, 8, 8), sample["image_id"] / 100)
+        noise = np.random.rand() + random.random() + torch.rand(1).item()
+        objects = 1 + sample["image_id"] % 3
+        return {**sample, "image": image + noise, "objects": objects}
+
+
+class BrokenMapper(ToyMapper):
+    def __call__(self, sample: dict) -> dict:
+        if sample["image_id"] == 104:
+            raise OSError("cannot identify image file")
+        return super().__call__(sample)
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.sampling_offsets = nn.Linear(channels, channels)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + self.sampling_offsets(x).relu())
+
+
+class ToyDetector(nn.Module):
+    """Two stages, dropout, losses named like a detector's, normalised by a count averaged over processes."""
+
+    def __init__(self, *, channels: int = 6, dropout: float = 0.3, explode_on: int | None = None):
+        super().__init__()
+        self.backbone = nn.Linear(3, channels)
+        self.stages = nn.ModuleList(Block(channels) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+        self.box_head = nn.Linear(channels, 4)
+        self.explode_on = explode_on
+
+    def forward(self, batched_inputs: list[dict]):
+        device = self.box_head.weight.device
+        x = torch.stack([d["image"].mean((1, 2)) for d in batched_inputs]).to(device)
+        x = self.backbone(x)
+        if not self.training:
+            return [self._instances(d, self.box_head(row)) for d, row in zip(batched_inputs, x, strict=True)]
+        count = torch.tensor(float(sum(d["objects"] for d in batched_inputs)), device=device)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(count)
+        count = count / comm.get_world_size()
+        losses = {}
+        for number, stage in enumerate(self.stages, start=1):
+            x = self.dropout(stage(x))
+            boxes = self.box_head(x)
+            losses[f"loss_class/stage{number}"] = boxes.square().sum() / count
+            losses[f"loss_box/stage{number}"] = (boxes - 1).abs().sum() / count
+        if any(d["image_id"] == self.explode_on for d in batched_inputs):
+            losses["loss_box/stage2"] = losses["loss_box/stage2"] * float("nan")
+        return losses
+
+    def _instances(self, sample: dict, box: torch.Tensor) -> dict:
+        instances = Instances((sample["height"], sample["width"]))
+        instances.pred_boxes = Boxes(box[None].detach().cpu().abs())
+        instances.scores = torch.tensor([0.5])
+        instances.pred_classes = torch.tensor([0])
+        return {"instances": instances}
+
+
+class ToyEvaluator(DatasetEvaluator):
+    """Reports how many images it saw; draws random numbers, which must not reach the training."""
+
+    def __init__(self):
+        self.images = 0
+
+    def reset(self):
+        self.images = 0
+
+    def process(self, inputs, outputs):
+        self.images += len(inputs)
+        torch.rand(3), np.random.rand(3), random.random()
+
+    def evaluate(self):
+        return {"bbox": {"AP": float(self.images), "AP50": float("nan")}}
