@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from helpers import build, random_batch
-from test_decoder import FORMS, lively, small_config
+from small_models import lively, small_config
 
 
 @pytest.fixture(scope="module", params=FORMS)
