@@ -10,7 +10,7 @@ from helpers import build, random_batch
 from small_models import lively, small_config
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=["deformable_plain", "deformable_refine", "deformable_two_stage"])
 def model(request):
     return lively(build(small_config(request.param))).eval()
 
