@@ -26,7 +26,12 @@ def golden_file(name: str) -> dict:
 
 def model_config(name: str = "deformable_detr_r50"):
     """The model node of configs/models/NAME.py."""
-    return LazyConfig.load(str(ROOT / "configs" / "models" / f"{name}.py")).model
+    return recipe(f"models/{name}").model
+
+
+def recipe(name: str):
+    """The shipped config configs/NAME.py."""
+    return LazyConfig.load(str(ROOT / "configs" / f"{name}.py"))
 
 
 def shrink(cfg, *, num_classes: int = 5, num_queries: int = 7, num_stages: int = 6):

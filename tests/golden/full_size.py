@@ -8,8 +8,8 @@ from pathlib import Path
 
 import seeded
 import torch
-from helpers import SHARED, golden_file
 
+from helpers import SHARED, golden_file
 from sqr.checkpoint import convert
 
 FIGURES = Path(__file__).parent / "figures"

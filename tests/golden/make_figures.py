@@ -18,7 +18,11 @@ SAMPLES = 64
 def sample(x: torch.Tensor, seed: int) -> dict:
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(x.numel(), (SAMPLES,), generator=generator)
-    return {"shape": list(x.shape), "index": index.tolist(), "value": [round(v, 7) for v in x.flatten()[index].tolist()]}
+    return {
+        "shape": list(x.shape),
+        "index": index.tolist(),
+        "value": [round(v, 7) for v in x.flatten()[index].tolist()],
+    }
 
 
 def main(folder: str, names: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from full_size import check_results, check_sample, check_stages, figures, inputs, load_published
+
 from helpers import SHARED, build, golden_file, recipe
 
 MODELS = {

@@ -17,7 +17,7 @@
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
@@ -28,6 +28,7 @@ from sqr.data import (
     inference_augmentations,
     training_augmentations,
 )
+from sqr.engine import build_train_loader
 
 data = {
     "train": {"name": "coco_2017_train", "annotations": None, "images": None},
@@ -43,7 +44,7 @@ data = {
 
 dataloader = OmegaConf.create()
 
-dataloader.train = L(build_detection_train_loader)(
+dataloader.train = L(build_train_loader)(
     dataset=L(get_detection_dataset)(
         name="${data.train.name}",
         annotations="${data.train.annotations}",
@@ -64,7 +65,7 @@ dataloader.train = L(build_detection_train_loader)(
         image_format="RGB",
     ),
     total_batch_size=16,
-    aspect_ratio_grouping=False,  # as DETR; groups also hold images back, which an exact resume can't know
+    aspect_ratio_grouping=False,  # as DETR
     num_workers=4,
 )
 
@@ -79,9 +80,7 @@ dataloader.test = L(build_detection_test_loader)(
     ),
     mapper=L(DatasetMapper)(
         is_train=False,
-        augmentations=L(inference_augmentations)(
-            min_size="${data.min_size_test}", max_size="${data.max_size}"
-        ),
+        augmentations=L(inference_augmentations)(min_size="${data.min_size_test}", max_size="${data.max_size}"),
         image_format="RGB",
     ),
     batch_size=1,
