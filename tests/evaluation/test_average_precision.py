@@ -33,6 +33,17 @@ def test_annotation_id_zero_is_read_as_pycocotools_reads_it(annotation_id):
     assert analyze(made, coco).stages[0]["AP"] == want
 
 
+def test_of_two_objects_of_equal_iou_the_later_one_is_taken():
+    coco = load_coco(dataset([{"box": (0, 0, 20, 20)}, {"box": (20, 0, 20, 20)}]))
+    rows = [
+        {"query": 0, "score": 0.9, "box": (0, 0, 40, 20)},
+        {"query": 1, "score": 0.8, "box": (0, 0, 20, 20)},
+    ]
+    made = predictions([rows])
+    want = brute_force.coco_eval(coco, brute_force.results_of(made, "detections", 0)).stats[1] * 100
+    assert analyze(made, coco).stages[0]["AP50"] == want == pytest.approx(100.0)
+
+
 def test_at_most_one_hundred_detections_of_a_class_count():
     coco = load_coco(dataset([{"box": (0, 0, 50, 50)}]))
     rows = [{"query": q, "score": 0.9 - 0.001 * q, "box": (60, 60, 20, 20)} for q in range(100)]

@@ -28,6 +28,10 @@ def test_a_true_positive_takes_its_highest_score_of_sufficient_iou():
     assert best(stages) == pytest.approx([0.9, 0.7])  # 0.9 has IoU 0.6: enough at 0.5, not at 0.75
 
 
+def test_an_iou_equal_to_the_threshold_suffices():
+    assert best([one(0.9, (0, 0, 50, 100)), one(0.4, OBJECT)], ious=(0.5,)) == pytest.approx([0.9])
+
+
 def test_a_true_positive_never_loses_score():
     assert best([one(0.1, OBJECT), one(0.5, OBJECT)]) == pytest.approx([0.5, 0.5])
 

@@ -99,12 +99,18 @@ class StageErrors:
         true: last-stage true positives; ``true.bad`` faded.
         false: last-stage false positives; ``false.bad`` were exacerbated.
         misses: last-stage misses.
+        outcome: ``S`` arrays ``(D,)`` int8 over each stage's table: 1 a true positive, 0 a false one, -1 neither.
     """
 
     iou: float
     true: Cases
     false: Cases
     misses: Misses
+    outcome: list[np.ndarray]
+
+    def verdict(self, stage: int, row: int) -> str:
+        """``true``, ``false`` or ``ignored`` for a row of a stage's table, by that stage's own matching."""
+        return {1: "true", 0: "false"}.get(int(self.outcome[stage][row]), "ignored")
 
 
 def find_errors(
@@ -162,7 +168,12 @@ def _errors_at(
         true=_true_cases(true, found[true], tables, gt, earlier[:, true], same[:, true]),
         false=_false_cases(t, false, tables, matches, counts, earlier[:, false], same[:, false]),
         misses=_misses(t, tables, matches, gt),
+        outcome=[_outcome(m.gt[t, 0], m.kept, counts) for m in matches],
     )
+
+
+def _outcome(found: np.ndarray, kept: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.where(counts[found], 1, np.where((found < 0) & kept, 0, -1)).astype(np.int8)
 
 
 def _true_cases(
