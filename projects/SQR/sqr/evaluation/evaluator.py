@@ -147,6 +147,11 @@ class StageEvaluator(DatasetEvaluator):
         self._shards += 1
         self._written = len(self._records)
 
+    @property
+    def num_images(self) -> int:
+        """How many images this process has processed."""
+        return len(self._records)
+
     def evaluate(self) -> OrderedDict:
         return self._evaluate(predicted_images_only=False)
 
