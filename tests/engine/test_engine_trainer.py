@@ -59,6 +59,19 @@ def test_console_folds_by_kind_and_last_stage():
     assert folded == {"total_loss": 116.0, "class": 113.0, "box": 3.0, "stage10": 11.0}
 
 
+def test_an_iteration_has_one_console_line(monkeypatch):
+    writer = ConsoleWriter(max_iter=5)
+    lines = []
+    monkeypatch.setattr(writer.logger, "info", lines.append)
+    with EventStorage() as storage:
+        storage.put_scalars(total_loss=1.0)
+        writer.write()
+        writer.write()  # as when a run is stopped right after a line, before any iteration was timed
+        storage.iter = 1
+        writer.write()
+    assert len(lines) == 2
+
+
 def test_gradients_are_clipped_to_the_global_norm():
     model = ToyDetector()
     before = [p.detach().clone() for p in model.parameters()]

@@ -40,10 +40,15 @@ class ConsoleWriter(CommonMetricPrinter):
     the last stage's sum.
     """
 
+    def __init__(self, max_iter: int):
+        super().__init__(max_iter)
+        self._last_iter: int | None = None
+
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter == self._max_iter:
-            return  # training is over: nothing new
+        if storage.iter in (self._max_iter, self._last_iter):
+            return  # training is over, or this iteration has its line: nothing new
+        self._last_iter = storage.iter
         eta = self._get_eta(storage)
         parts = [f"eta: {eta}"] if eta else []
         parts.append(f"iter: {storage.iter}")
