@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _WITHOUT = "set train.init_checkpoint= (empty) to start from random weights"
 
 
+_COUNTERS = "num_batches_tracked"  # of BatchNorm: published files have it or not, and no result depends on it
+
+
 @dataclass
 class LoadReport:
     """Which tensors of the model were loaded, which were not, and which of the file have no place."""
@@ -57,8 +60,8 @@ def load_model_weights(model: nn.Module, source: str, *, complete: bool = False)
     weights = _fit_names(_unpack(_read(fetch(source), source), source), target, source)
     report = LoadReport(
         loaded=[k for k in weights if k in target],
-        missing=[k for k in target if k not in weights],
-        unexpected=[k for k in weights if k not in target],
+        missing=[k for k in target if k not in weights and not k.endswith(_COUNTERS)],
+        unexpected=[k for k in weights if k not in target and not k.endswith(_COUNTERS)],
     )
     _check(report, weights, target, source, complete)
     model.load_state_dict({k: weights[k] for k in report.loaded}, strict=False)
@@ -144,7 +147,7 @@ def _unpack(data: Any, source: str) -> _Weights:
     weights = {
         k.removeprefix("module."): torch.from_numpy(v) if isinstance(v, np.ndarray) else v
         for k, v in data.items()
-        if isinstance(v, (Tensor, np.ndarray)) and not k.endswith(("num_batches_tracked", "_momentum"))
+        if isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
     }
     if not weights:
         raise UserError(f"train.init_checkpoint={source} holds no tensors")
