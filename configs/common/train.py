@@ -21,3 +21,5 @@ train = {
 
 # ImageNet weights of torchvision's ResNet-50 in Detectron2's format: train.init_checkpoint of the recipes.
 IMAGENET_R50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+# The same of ResNet-101; Detectron2 hosts no copy, so it is torchvision's own file.
+IMAGENET_R101 = "https://download.pytorch.org/models/resnet101-63fe2227.pth"

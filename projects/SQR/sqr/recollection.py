@@ -99,7 +99,7 @@ class Plan:
     @classmethod
     def sequential(cls, num_stages: int) -> Plan:
         """The ordinary cascade: each stage sees its predecessor's output."""
-        return cls(((s, (s - 1,)) for s in _stage_numbers(num_stages)))
+        return cls((s, (s - 1,)) for s in _stage_numbers(num_stages))
 
     @classmethod
     def selective(cls, num_stages: int, window: int = 2, start: int = 1) -> Plan:
@@ -260,6 +260,7 @@ def _stage_numbers(num_stages: int) -> range:
 
 
 def _oldest_output(num_stages: int, start: int) -> int:
+    _stage_numbers(num_stages)
     if not 1 <= start <= num_stages:
         raise ValueError(f"start={start}: recollection can start at stages 1 to {num_stages}")
     return start - 1

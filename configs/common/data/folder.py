@@ -1,0 +1,19 @@
+"""Any COCO-format dataset, given by overrides:
+
+    data.train.annotations=DIR/annotations/instances_train.json data.train.images=DIR/train
+    data.val.annotations=DIR/annotations/instances_val.json     data.val.images=DIR/val
+
+The number of classes follows the annotations. For small images also set the sizes, for small datasets some
+colour jitter; coco.py lists every value of ``data``:
+
+    data.min_size_train=[192,224,256] data.min_size_test=256 data.max_size=320 data.color_jitter=0.2
+"""
+
+from .coco import data, dataloader
+
+data.train.name = None
+data.val.name = None
+data.num_classes = None
+
+dataloader.train.total_batch_size = 8
+dataloader.test.batch_size = 4

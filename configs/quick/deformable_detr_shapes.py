@@ -1,0 +1,21 @@
+"""A small Deformable DETR on the embedded shapes dataset: minutes on two CPU cores.
+
+    projects/SQR/train_net.py --config-file quick/deformable_detr_shapes
+
+Another dataset: data.train.annotations=... data.train.images=... data.val.annotations=... data.val.images=...
+"""
+
+from ..common.data.shapes import data, dataloader
+from ..common.optim import deformable_adamw as optimizer
+from ..common.schedules import step_80_percent as lr_multiplier
+from ..common.train import train
+from ..models.deformable_detr_quick import model
+
+model.num_classes = "${data.num_classes}"
+optimizer.lr = 4e-4
+optimizer.params.lr_multipliers = {"sampling_offsets": 0.1, "reference_points": 0.1}  # the backbone is from scratch
+lr_multiplier.warmup_iters = 50
+train.max_iter = 1500
+train.eval_period = 500
+train.checkpointer.period = 500
+train.output_dir = "output/deformable_detr_shapes"

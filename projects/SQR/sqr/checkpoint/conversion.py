@@ -1,0 +1,84 @@
+"""Recognise a published checkpoint layout and rename its keys to this package's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+Rules = Sequence[tuple[str, "str | tuple[str, ...] | None"]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published naming of a detector's parameters.
+
+    Attributes:
+        name: what users call it.
+        source: the repository that writes it.
+        signature: regular expressions; each must fully match some key for the layout to be recognised.
+        rules: given the state dict, ``(pattern, replacement)`` pairs; the first pattern that fully matches a key
+            renames it, a replacement of None leaves the key out (it repeats another or is not a weight), a tuple gives
+            the tensor several names (stages share the module; each stage's state lists it).
+    """
+
+    name: str
+    source: str
+    signature: tuple[str, ...]
+    rules: Callable[[StateDict], Rules]
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """The expressions of the signature that no key matches."""
+        return [pattern for pattern in self.signature if not any(re.fullmatch(pattern, k) for k in keys)]
+
+
+@dataclass
+class ConversionReport:
+    """What a conversion did: ``renamed`` old -> new (the first new name where there are several), ``dropped`` the keys
+    that were left out."""
+
+    layout: str
+    renamed: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.layout}: {len(self.renamed)} tensors taken over, {len(self.dropped)} left out"
+
+
+def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Apply a layout's rules.
+
+    Raises:
+        ValueError: keys that no rule knows; the message names the first of them.
+    """
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in layout.rules(state_dict)]
+    report = ConversionReport(layout.name)
+    converted: dict[str, Tensor] = {}
+    unknown = []
+    for key, tensor in state_dict.items():
+        for pattern, replacement in rules:
+            match = pattern.fullmatch(key)
+            if match is None:
+                continue
+            if replacement is None:
+                report.dropped.append(key)
+            else:
+                names = [replacement] if isinstance(replacement, str) else replacement
+                expanded = [match.expand(name) for name in names]
+                report.renamed[key] = expanded[0]
+                converted.update(dict.fromkeys(expanded, tensor))
+            break
+        else:
+            unknown.append(key)
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise ValueError(f"{len(unknown)} of {len(state_dict)} keys do not belong to the layout {layout.name}: {shown}")
+    return converted, report
+
+
+def indices(state_dict: StateDict, pattern: str) -> int:
+    """How many different values the first group of a pattern takes over all keys."""
+    return len({m.group(1) for key in state_dict if (m := re.match(pattern, key))})

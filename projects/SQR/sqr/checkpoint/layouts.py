@@ -1,0 +1,134 @@
+"""The published layouts that can be read. The right-hand sides are this package's names."""
+
+from __future__ import annotations
+
+from .conversion import Layout, Rules, StateDict, indices
+from .dense_layouts import DENSE_LAYOUTS
+from .resnet import resnet_rules
+
+
+def _deformable_detr(state_dict: StateDict) -> Rules:
+    stages = indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
+    return [
+        *resnet_rules(r"backbone\.0\.body\."),
+        (r"transformer\.level_embed", r"encoder.level_embed"),
+        (r"input_proj\.(\d+)\.0\.(.+)", r"encoder.neck.convs.\1.\2"),
+        (r"input_proj\.(\d+)\.1\.(.+)", r"encoder.neck.norms.\1.\2"),
+        (r"transformer\.encoder\.layers\.(\d+)\.(linear\d\..+)", r"encoder.layers.\1.ffn.\2"),
+        (r"transformer\.encoder\.layers\.(\d+)\.(.+)", r"encoder.layers.\1.\2"),
+        (r"transformer\.decoder\.layers\.(\d+)\.(linear\d\..+)", r"decoder.stages.\1.ffn.\2"),
+        (r"transformer\.decoder\.layers\.(\d+)\.(.+)", r"decoder.stages.\1.\2"),
+        # the refining forms save the decoder's references to the heads a second time
+        (r"transformer\.decoder\.(class|bbox)_embed\..+", None),
+        (rf"(class|bbox)_embed\.{stages}\.(.+)", r"query_generator.\1_embed.\2"),
+        (r"(class|bbox)_embed\.(\d+)\.(.+)", r"decoder.stages.\2.\1_embed.\3"),
+        (r"query_embed\.weight", r"query_generator.query_embed.weight"),
+        (r"transformer\.((?:reference_points|enc_output|enc_output_norm|pos_trans|pos_trans_norm)\..+)",
+         r"query_generator.\1"),
+        (r".*total_(?:params|ops)", None),  # left in some files by a FLOP counter
+    ]  # fmt: skip
+
+
+def _mmdet_deformable_detr(state_dict: StateDict) -> Rules:
+    h = r"(?:bbox_head\.)?"
+    convs = indices(state_dict, r"neck\.convs\.(\d+)\.")
+    norm_of = {0: 2, 1: 1, 2: 3}  # mmdet numbers norms in execution order, the official code by its own names
+    return [
+        *resnet_rules(r"backbone\."),
+        (r"neck\.convs\.(\d+)\.conv\.(.+)", r"encoder.neck.convs.\1.\2"),
+        (r"neck\.convs\.(\d+)\.gn\.(.+)", r"encoder.neck.norms.\1.\2"),
+        (r"neck\.extra_convs\.0\.conv\.(.+)", rf"encoder.neck.convs.{convs}.\1"),
+        (r"neck\.extra_convs\.0\.gn\.(.+)", rf"encoder.neck.norms.{convs}.\1"),
+        (h + r"transformer\.level_embeds", r"encoder.level_embed"),
+        (h + r"transformer\.encoder\.layers\.(\d+)\.attentions\.0\.(.+)", r"encoder.layers.\1.self_attn.\2"),
+        (h + r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.+)", r"encoder.layers.\1.ffn.linear1.\2"),
+        (h + r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.+)", r"encoder.layers.\1.ffn.linear2.\2"),
+        (h + r"transformer\.encoder\.layers\.(\d+)\.norms\.0\.(.+)", r"encoder.layers.\1.norm1.\2"),
+        (h + r"transformer\.encoder\.layers\.(\d+)\.norms\.1\.(.+)", r"encoder.layers.\1.norm2.\2"),
+        (h + r"transformer\.decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.+)", r"decoder.stages.\1.self_attn.\2"),
+        (h + r"transformer\.decoder\.layers\.(\d+)\.attentions\.1\.(.+)", r"decoder.stages.\1.cross_attn.\2"),
+        (h + r"transformer\.decoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.+)", r"decoder.stages.\1.ffn.linear1.\2"),
+        (h + r"transformer\.decoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.+)", r"decoder.stages.\1.ffn.linear2.\2"),
+        *[
+            (h + rf"transformer\.decoder\.layers\.(\d+)\.norms\.{theirs}\.(.+)", rf"decoder.stages.\1.norm{ours}.\2")
+            for theirs, ours in norm_of.items()
+        ],
+        (h + r"cls_branches\.(\d+)\.(.+)", r"decoder.stages.\1.class_embed.\2"),
+        *[
+            (h + rf"reg_branches\.(\d+)\.{2 * i}\.(.+)", rf"decoder.stages.\1.bbox_embed.layers.{i}.\2")
+            for i in range(3)
+        ],
+        (h + r"query_embedding\.weight", r"query_generator.query_embed.weight"),
+        (h + r"transformer\.reference_points\.(.+)", r"query_generator.reference_points.\1"),
+    ]  # fmt: skip
+
+
+def _mmdet_adamixer(state_dict: StateDict) -> Rules:
+    stage, ours = r"(?:roi_head\.)?bbox_head\.(\d+)\.", r"decoder.stages.\1."
+    return [
+        *resnet_rules(r"backbone\."),
+        (r"neck\.lateral_convs\.(\d+)\.conv\.(.+)", r"encoder.neck.convs.\1.\2"),
+        (r"neck\.gn_out\.(.+)", r"encoder.neck.norm.\1"),
+        (r"(?:rpn_head\.)?init_proposal_bboxes\.weight", r"query_generator.init_boxes"),
+        (r"(?:rpn_head\.)?init_content_features\.weight", r"query_generator.init_content.weight"),
+        (stage + r"iof_tau", ours + r"iof_tau"),
+        (stage + r"attention\.attn\.(.+)", ours + r"self_attn.\2"),
+        (stage + r"attention_norm\.(.+)", ours + r"norm1.\2"),
+        (stage + r"sampling_n_mixing\.sampling_offset_generator\.0\.(.+)", ours + r"sampling.offsets.\2"),
+        (stage + r"sampling_n_mixing\.adaptive_mixing\.parameter_generator\.0\.(.+)",
+         ours + r"mixing.parameter_generator.\2"),
+        (stage + r"sampling_n_mixing\.adaptive_mixing\.out_proj\.(.+)", ours + r"mixing.out_proj.\2"),
+        (stage + r"sampling_n_mixing\.norm\.(.+)", ours + r"norm2.\2"),
+        (stage + r"ffn\.layers\.0\.0\.(.+)", ours + r"ffn.linear1.\2"),
+        (stage + r"ffn\.layers\.1\.(.+)", ours + r"ffn.linear2.\2"),
+        (stage + r"ffn_norm\.(.+)", ours + r"norm3.\2"),
+        (stage + r"cls_fcs\.([01])\.(.+)", ours + r"class_embed.\2.\3"),
+        (stage + r"reg_fcs\.([01])\.(.+)", ours + r"bbox_embed.\2.\3"),
+        (stage + r"fc_cls\.(.+)", ours + r"class_embed.3.\2"),
+        (stage + r"fc_reg\.(.+)", ours + r"bbox_embed.3.\2"),
+    ]  # fmt: skip
+
+
+def _torchvision_resnet(state_dict: StateDict) -> Rules:
+    return [*resnet_rules(""), (r"fc\..+", None)]
+
+
+LAYOUTS = (
+    *DENSE_LAYOUTS,
+    Layout(
+        name="deformable_detr",
+        source="fundamentalvision/Deformable-DETR",
+        signature=(
+            r"transformer\.level_embed",
+            r"transformer\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight",
+            r"class_embed\.0\.weight",
+        ),
+        rules=_deformable_detr,
+    ),
+    Layout(
+        name="mmdet_deformable_detr",
+        source="open-mmlab/mmdetection 2.x and Fangyi-Chen/SQR",
+        signature=(
+            r"(?:bbox_head\.)?transformer\.level_embeds",
+            r"(?:bbox_head\.)?transformer\.decoder\.layers\.0\.attentions\.1\.sampling_offsets\.weight",
+            r"(?:bbox_head\.)?cls_branches\.0\.weight",
+        ),
+        rules=_mmdet_deformable_detr,
+    ),
+    Layout(
+        name="mmdet_adamixer",
+        source="MCG-NJU/AdaMixer and Fangyi-Chen/SQR",
+        signature=(
+            r"(?:roi_head\.)?bbox_head\.0\.iof_tau",
+            r"(?:roi_head\.)?bbox_head\.0\.sampling_n_mixing\.adaptive_mixing\.out_proj\.weight",
+            r"(?:rpn_head\.)?init_content_features\.weight",
+        ),
+        rules=_mmdet_adamixer,
+    ),
+    Layout(
+        name="torchvision_resnet",
+        source="torchvision",
+        signature=(r"conv1\.weight", r"bn1\.running_mean", r"layer4\.0\.downsample\.0\.weight"),
+        rules=_torchvision_resnet,
+    ),
+)

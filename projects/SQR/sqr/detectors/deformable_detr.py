@@ -1,0 +1,216 @@
+"""Deformable DETR (Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR 2021).
+
+Three published forms: plain, iterative box refinement (``refine=True``) and two-stage (refinement with
+:class:`ProposalQueries`). The official code is fundamentalvision/Deformable-DETR.
+
+References are boxes ``(..., 4)``, normalised cxcywh. The plain form and the first stage of the refining form start from
+*points*: boxes of zero extent (:func:`~sqr.boxes.is_point`). With recollection a stage can therefore see points and
+refined boxes side by side, each group with its own: a group that skips stages keeps the reference it had, and both the
+sampling around it and the box predicted from it follow that reference. (The released SQR code recollects content only
+and hands every group the same references, which is right for the plain form alone; its refining form trains on
+references that inference never uses.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import refine_boxes
+from ..layers import FFN, MultiScaleDeformableAttention, make_heads, sine_encoding
+from ..layers.deformable_encoder import token_centres
+from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+
+
+class LearnedQueries(nn.Module):
+    """Learned content and position, and a reference point predicted from the position.
+
+    Args:
+        num_queries: ``Q``.
+        dim: ``C``.
+    """
+
+    def __init__(self, *, num_queries: int = 300, dim: int = 256):
+        super().__init__()
+        self.query_embed = nn.Embedding(num_queries, 2 * dim)  # [position | content], as published
+        self.reference_points = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+        position, content = self.query_embed.weight.chunk(2, dim=-1)
+        points = self.reference_points(position).sigmoid()
+        reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
+        shape = (len(memory.tokens), 1, -1, -1)
+        extras = {"position": position.expand(shape)}
+        return InitialQueries(QueryState(content.expand(shape), reference.expand(shape), extras))
+
+
+class ProposalQueries(nn.Module):
+    """The two-stage form: the encoder proposes a box a token, the best become the queries' references.
+
+    As published, tokens are ranked by the logit of class 0, proposals are trained with every object as class 0, and
+    references and positions are detached from them.
+
+    Args:
+        num_queries: ``Q``, proposals kept an image.
+        num_classes: ``K``.
+        dim: ``C``, a multiple of 8.
+    """
+
+    def __init__(self, *, num_queries: int = 300, num_classes: int, dim: int = 256):
+        super().__init__()
+        self.num_queries = num_queries
+        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output_norm = nn.LayerNorm(dim)
+        self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+        self.pos_trans = nn.Linear(2 * dim, 2 * dim)
+        self.pos_trans_norm = nn.LayerNorm(2 * dim)
+        for linear in (self.enc_output, self.pos_trans):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+        num_tokens = memory.tokens.shape[1]
+        if num_tokens < self.num_queries:
+            raise ValueError(
+                f"{self.num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
+                "lower num_queries or use larger images"
+            )
+        anchors, invalid = token_anchors(memory)
+        tokens = memory.tokens.masked_fill(invalid, 0)
+        tokens = self.enc_output_norm(self.enc_output(tokens))
+        logits = self.class_embed(tokens)  # (B, N, K)
+        raw_boxes = self.bbox_embed(tokens) + anchors
+        best = logits[..., 0].topk(self.num_queries, dim=1).indices
+        raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
+        reference = raw.sigmoid()
+        embedding = sine_encoding(reference * (2 * math.pi), dim=tokens.shape[-1] // 2).flatten(-2)
+        position, content = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)
+        state = QueryState(content[:, None], reference[:, None], {"position": position[:, None]})
+        return InitialQueries(state, StagePrediction(logits[:, None], raw_boxes.sigmoid()[:, None]))
+
+
+def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
+    """Each token's prior box in logit space, and which tokens cannot propose.
+
+    Returns:
+        ``(B, N, 4)`` logits of cxcywh (a square of ``0.05 * 2 ** level`` at the token's centre; infinite where
+        invalid) and ``(B, N, 1)`` bool, True for padding and for priors not inside (0.01, 0.99).
+    """
+    centres = token_centres(memory.spatial_shapes, memory.valid_ratios)
+    sizes = torch.cat(
+        [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.spatial_shapes)]
+    )
+    anchors = torch.cat((centres, sizes.expand_as(centres)), dim=-1)
+    inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
+    invalid = ~inside | memory.padding_mask[..., None]
+    return torch.log(anchors / (1 - anchors)).masked_fill(invalid, math.inf), invalid
+
+
+class DeformableDecoderStage(nn.Module):
+    """Self-attention inside a group, deformable attention to the memory, FFN, and the stage's heads; post-norm.
+
+    Args:
+        class_embed: ``C -> K`` head; the plain form shares one over all stages.
+        bbox_embed: ``C -> 4`` head, likewise.
+        refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_embed: nn.Module,
+        bbox_embed: nn.Module,
+        refine: bool = False,
+        dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        ffn_dim: int = 1024,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.refine = refine
+        self.cross_attn = MultiScaleDeformableAttention(
+            dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+        )
+        self.norm1 = nn.LayerNorm(dim)
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(dim)
+        self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
+        self.class_embed = class_embed
+        self.bbox_embed = bbox_embed
+        for weight in (self.self_attn.out_proj.weight, self.ffn.linear1.weight, self.ffn.linear2.weight):
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
+        content, position = state.content, state.extras["position"]
+        b, g, q, c = content.shape
+        # self-attention: groups are a batch of their own, (B*G, Q, C)
+        x = content.reshape(b * g, q, c)
+        qk = x + position.reshape(b * g, q, c)
+        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x, need_weights=False)[0]))
+        # everything else: groups are more queries of the same image, (B, G*Q, C)
+        x = x.view(b, g * q, c)
+        reference = state.reference.reshape(b, g * q, 1, 4) * memory.valid_ratios[:, None].repeat(1, 1, 1, 2)
+        attended = self.cross_attn(
+            x + position.reshape(b, g * q, c),
+            reference,
+            memory.tokens,
+            memory.padding_mask,
+            memory.spatial_shapes,
+        )
+        x = self.norm1(x + self.dropout1(attended))
+        x = self.norm3(self.ffn(x)).view(b, g, q, c)
+        boxes = refine_boxes(self.bbox_embed(x).float(), state.reference)
+        reference = boxes.detach() if self.refine else state.reference
+        return QueryState(x, reference, state.extras), StagePrediction(self.class_embed(x), boxes)
+
+
+def deformable_stages(
+    *,
+    num_stages: int = 6,
+    num_classes: int,
+    refine: bool = False,
+    two_stage: bool = False,
+    dim: int = 256,
+    num_heads: int = 8,
+    num_levels: int = 4,
+    num_points: int = 4,
+    ffn_dim: int = 1024,
+    dropout: float = 0.1,
+) -> list[DeformableDecoderStage]:
+    """The decoder stages of a published form.
+
+    The plain form shares one pair of heads over all stages, the refining forms have a pair a stage. A box predicted
+    from a point starts small (size bias -2: ``sigmoid(-2) = 0.12`` of the image); one predicted from a proposal
+    (``two_stage``) starts at the proposal.
+    """
+    if two_stage and not refine:
+        raise ValueError("two_stage=True needs refine=True: proposals are boxes, and the plain form refines none")
+    heads = make_heads(num_classes=num_classes, dim=dim)
+    if not two_stage:
+        nn.init.constant_(heads[1].layers[-1].bias[2:], -2.0)
+    stages = []
+    for stage in range(num_stages):
+        if refine and stage > 0:
+            heads = make_heads(num_classes=num_classes, dim=dim)
+        stages.append(
+            DeformableDecoderStage(
+                class_embed=heads[0],
+                bbox_embed=heads[1],
+                refine=refine,
+                dim=dim,
+                num_heads=num_heads,
+                num_levels=num_levels,
+                num_points=num_points,
+                ffn_dim=ffn_dim,
+                dropout=dropout,
+            )
+        )
+    return stages

@@ -1,0 +1,85 @@
+"""From a backbone's feature maps to levels of one width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+
+class ConvNeck(nn.Module):
+    """One convolution and GroupNorm a level (Deformable DETR's ``input_proj``, mmdet's ``ChannelMapper``).
+
+    Args:
+        in_channels: channels of each backbone feature by name, finest first, e.g.
+            ``{"res3": 512, "res4": 1024, "res5": 2048}``.
+        out_channels: ``C``.
+        num_levels: levels to make. Beyond the backbone's features, each further level is a 3x3 convolution of stride
+            2 on the one before it, the first of them on the last *backbone* feature, not on its projection.
+        bias: whether the convolutions have a bias (official code: yes; mmdet: no).
+        num_norm_groups: of the GroupNorm.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Mapping[str, int],
+        out_channels: int = 256,
+        num_levels: int = 4,
+        bias: bool = True,
+        num_norm_groups: int = 32,
+    ):
+        super().__init__()
+        if num_levels < len(in_channels):
+            raise ValueError(
+                f"num_levels={num_levels} is less than the {len(in_channels)} features {list(in_channels)}; "
+                "leave features out or raise num_levels"
+            )
+        self.in_features: Sequence[str] = tuple(in_channels)
+        channels = [*in_channels.values()]
+        convs = [nn.Conv2d(c, out_channels, 1, bias=bias) for c in channels]
+        for extra in range(num_levels - len(channels)):
+            c = out_channels if extra else channels[-1]
+            convs.append(nn.Conv2d(c, out_channels, 3, stride=2, padding=1, bias=bias))
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList(nn.GroupNorm(num_norm_groups, out_channels) for _ in convs)
+        for conv in convs:
+            nn.init.xavier_uniform_(conv.weight)
+            if bias:
+                nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """``{name: (B, C_in, h, w)}`` -> ``num_levels`` maps ``(B, C, h, w)``, finest first."""
+        inputs = [features[name] for name in self.in_features]
+        levels = [norm(conv(x)) for conv, norm, x in zip(self.convs, self.norms, inputs, strict=False)]
+        x = inputs[-1]
+        for conv, norm in zip(self.convs[len(inputs) :], self.norms[len(inputs) :], strict=True):
+            x = norm(conv(x))
+            levels.append(x)
+        return levels
+
+
+class ChannelMappingNeck(nn.Module):
+    """One 1x1 convolution a level and *one* GroupNorm that all levels share (AdaMixer's ``ChannelMapping``).
+
+    The norm's statistics include padding, as published: an image's features depend a little on how far its batch is
+    padded.
+
+    Args:
+        in_channels: channels of each backbone feature by name, finest first.
+        out_channels: ``C``.
+        num_norm_groups: of the GroupNorm.
+    """
+
+    def __init__(self, *, in_channels: Mapping[str, int], out_channels: int = 256, num_norm_groups: int = 32):
+        super().__init__()
+        self.in_features: Sequence[str] = tuple(in_channels)
+        self.convs = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels.values())
+        self.norm = nn.GroupNorm(num_norm_groups, out_channels)
+        for conv in self.convs:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """``{name: (B, C_in, h, w)}`` -> a map ``(B, C, h, w)`` a level, finest first."""
+        return [self.norm(conv(features[name])) for conv, name in zip(self.convs, self.in_features, strict=True)]

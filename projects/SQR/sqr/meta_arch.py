@@ -1,0 +1,138 @@
+"""The detector: backbone, encoder, initial queries, recollecting decoder, set loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from .boxes import cxcywh_to_xyxy
+from .criterion import SetCriterion
+from .decoder import RecollectingDecoder
+from .postprocessing import Postprocessor
+from .structures import InitialQueries, StageOutputs, StagePrediction
+from .targets import Targets
+
+
+@META_ARCH_REGISTRY.register()
+class QueryBasedDetector(nn.Module):
+    """A query-based detector under Detectron2's contract.
+
+    Args:
+        backbone: ``(B, 3, height, width)`` -> features by name.
+        encoder: ``(features, padding_mask)`` -> memory.
+        query_generator: ``memory`` -> :class:`~sqr.structures.InitialQueries`.
+        decoder: runs the stages by a recollection plan in training, in sequence in evaluation.
+        criterion: the set loss.
+        postprocessor: ``(scores (Q, K), boxes (Q, 4) absolute xyxy, image_size)`` -> ``Instances``.
+        num_classes: ``K``, to check the data with.
+        pixel_mean, pixel_std: of each channel, in ``input_format`` and the range 0 to 255.
+        input_format: channel order that the model expects of the data, for whoever feeds it.
+        size_divisibility: pad the batch to a multiple of this; 0 pads to the largest image only (as published).
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        encoder: nn.Module,
+        query_generator: nn.Module,
+        decoder: RecollectingDecoder,
+        criterion: SetCriterion,
+        postprocessor: Postprocessor,
+        num_classes: int,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        input_format: str = "RGB",
+        size_divisibility: int = 0,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.encoder = encoder
+        self.query_generator = query_generator
+        self.decoder = decoder
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+        self.num_classes = num_classes
+        self.input_format = input_format
+        self.size_divisibility = size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Detectron2's contract.
+
+        Args:
+            batched_inputs: dicts with ``image`` ``(3, h, w)`` uint8 or float in 0 to 255; ``instances`` in training;
+                in evaluation ``height`` and ``width`` of the image that boxes shall refer to (the input's if absent).
+
+        Returns:
+            In training the weighted losses (:class:`~sqr.criterion.SetCriterion`); in evaluation one
+            ``{"instances": Instances}`` an image, boxes absolute xyxy.
+        """
+        if self.training:
+            # on the host, before the device has anything to do: bad data is found first
+            targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
+            predictions, proposals = self._predict(batched_inputs)
+            return self.criterion(predictions, self.decoder.active_plan, targets, proposals)
+        predictions, _ = self._predict(batched_inputs)
+        return [
+            {"instances": self.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
+            for o in self._stage_outputs(predictions[-1:], batched_inputs)
+        ]
+
+    @torch.no_grad()
+    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[StageOutputs]:
+        """What every stage predicts, an image at a time: the contract of analysis and visualisation.
+
+        Ordinary inference is ``postprocessor(o.scores[-1], o.boxes[-1], o.image_size)`` of each.
+
+        Raises:
+            RuntimeError: in training mode, whose groups are not a sequence of stages.
+        """
+        if self.training:
+            raise RuntimeError("forward_stages runs the inference plan: call model.eval() first")
+        predictions, _ = self._predict(batched_inputs)
+        return self._stage_outputs(predictions, batched_inputs)
+
+    def preprocess(self, batched_inputs: Sequence[dict]) -> tuple[Tensor, Tensor]:
+        """Normalise, then pad with zeros.
+
+        Returns:
+            ``(B, 3, height, width)`` and the padding mask ``(B, height, width)``, True where padded. The mask always
+            comes from the images' sizes, in training and in evaluation.
+        """
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        padded = ImageList.from_tensors(images, self.size_divisibility)
+        mask = torch.ones((len(images), *padded.tensor.shape[-2:]), dtype=torch.bool, device=padded.tensor.device)
+        for m, (height, width) in zip(mask, padded.image_sizes, strict=True):
+            m[:height, :width] = False
+        return padded.tensor, mask
+
+    def _predict(self, batched_inputs: Sequence[dict]) -> tuple[list[StagePrediction], StagePrediction | None]:
+        images, padding_mask = self.preprocess(batched_inputs)
+        memory = self.encoder(self.backbone(images), padding_mask)
+        initial: InitialQueries = self.query_generator(memory)
+        return self.decoder(initial.state, memory), initial.proposals
+
+    def _stage_outputs(
+        self, predictions: Sequence[StagePrediction], batched_inputs: Sequence[dict]
+    ) -> list[StageOutputs]:
+        """The first (at inference: only) group of each step, boxes scaled to the original images."""
+        probabilities = self.criterion.classification.probabilities
+        scores = torch.stack([probabilities(p.logits[:, 0]) for p in predictions], dim=1)  # (B, S, Q, K)
+        boxes = torch.stack([cxcywh_to_xyxy(p.boxes[:, 0].float()) for p in predictions], dim=1)
+        outputs = []
+        for image_scores, image_boxes, inputs in zip(scores, boxes, batched_inputs, strict=True):
+            height = int(inputs.get("height", inputs["image"].shape[-2]))
+            width = int(inputs.get("width", inputs["image"].shape[-1]))
+            scale = image_boxes.new_tensor([width, height, width, height])
+            outputs.append(StageOutputs(image_scores, image_boxes * scale, (height, width)))
+        return outputs

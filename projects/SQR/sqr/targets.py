@@ -1,0 +1,85 @@
+"""The objects of a batch of images, as the matcher and the criterion want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .boxes import xyxy_to_cxcywh
+
+
+@dataclass
+class Targets:
+    """All objects of a batch, image after image.
+
+    Attributes:
+        labels: ``(T,)`` int64 contiguous class indices, ``T`` objects in the batch.
+        boxes: ``(T, 4)`` float32 normalised cxcywh.
+        image_index: ``(T,)`` int64, the image of the batch that an object is in.
+        counts: objects of each image, on the host.
+        class_ids: the labels of each image as host tensors.
+        image_ids: names of the images for messages.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    image_index: Tensor
+    counts: tuple[int, ...]
+    class_ids: tuple[Tensor, ...]
+    image_ids: tuple[object, ...]
+
+    @staticmethod
+    def from_lists(
+        labels: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        *,
+        device: torch.device | str = "cpu",
+        image_ids: Sequence[object] | None = None,
+    ) -> Targets:
+        """Collect per-image host tensors: labels ``(T_i,)`` and normalised cxcywh boxes ``(T_i, 4)``."""
+        counts = tuple(len(x) for x in labels)
+        index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+        class_ids = tuple(x.cpu().long() for x in labels)
+        return Targets(
+            labels=torch.cat(class_ids).to(device, non_blocking=True),
+            boxes=torch.cat([x.float().reshape(-1, 4) for x in boxes]).to(device, non_blocking=True),
+            image_index=index.to(device, non_blocking=True),
+            counts=counts,
+            class_ids=class_ids,
+            image_ids=tuple(range(len(counts)) if image_ids is None else image_ids),
+        )
+
+    @staticmethod
+    def from_batched_inputs(batched_inputs: Sequence[dict], *, num_classes: int, device: torch.device) -> Targets:
+        """From Detectron2's training inputs (``instances`` with ``gt_boxes`` absolute xyxy and ``gt_classes``).
+
+        Raises:
+            ValueError: a class index outside ``[0, num_classes)``; the message names the image.
+        """
+        labels, boxes, image_ids = [], [], []
+        for i, inputs in enumerate(batched_inputs):
+            instances = inputs["instances"]
+            image_id = inputs.get("image_id", inputs.get("file_name", i))
+            classes = instances.gt_classes.cpu()
+            if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+                raise ValueError(
+                    f"image {image_id} has an object of class index {int(classes.max())}, but the model has "
+                    f"num_classes={num_classes} (indices 0 to {num_classes - 1}); set num_classes to the data's"
+                )
+            height, width = instances.image_size
+            scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+            labels.append(classes)
+            boxes.append(xyxy_to_cxcywh(instances.gt_boxes.tensor.cpu() / scale))
+            image_ids.append(image_id)
+        return Targets.from_lists(labels, boxes, device=device, image_ids=image_ids)
+
+    def class_agnostic(self) -> Targets:
+        """The same objects, all of class 0: what a two-stage encoder's proposals are trained with."""
+        zeros = tuple(torch.zeros_like(x) for x in self.class_ids)
+        return replace(self, labels=torch.zeros_like(self.labels), class_ids=zeros)
+
+    def __len__(self) -> int:
+        return len(self.labels)

@@ -1,0 +1,139 @@
+"""Folded groups against a naive loop over groups, isolation, and what a plan may not change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers import build, random_batch
+from small_models import DETECTORS, PLANS, lively, small_config
+from sqr.decoder import RecollectingDecoder
+from sqr.recollection import Plan
+from sqr.structures import QueryState
+
+
+def memory_and_queries(model, batch):
+    images, mask = model.preprocess(batch)
+    memory = model.encoder(model.backbone(images), mask)
+    return memory, model.query_generator(memory).state
+
+
+def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
+    """Every group alone, in a Python loop that follows the plan's paths and knows nothing of concatenation."""
+    done = {(0,): initial}
+    logits, boxes = [], []
+    for info in decoder.plan.sets:
+        state, prediction = decoder.stages[info.stage - 1](done[info.path[:-1]], memory)
+        done[info.path] = state
+        logits.append(prediction.logits)
+        boxes.append(prediction.boxes)
+    return torch.cat(logits, dim=1), torch.cat(boxes, dim=1)
+
+
+@pytest.mark.parametrize("plan", ["selective", "dense", "dense_recurrent"])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_folded_equals_naive_loop_forward_and_backward(detector, plan):
+    model = lively(build(small_config(detector, plan))).train()
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+    gradients = []
+    outputs = []
+    for naive in (False, True):
+        model.zero_grad()
+        memory, initial = memory_and_queries(model, batch)
+        if naive:
+            logits, boxes = run_naively(model.decoder, initial, memory)
+        else:
+            predictions = model.decoder(initial, memory)
+            logits = torch.cat([p.logits for p in predictions], dim=1)
+            boxes = torch.cat([p.boxes for p in predictions], dim=1)
+        weights = torch.arange(logits.shape[1], dtype=torch.float32)[:, None, None] + 1
+        ((logits.sin() + boxes.sum(-1, keepdim=True).cos()) * weights).sum().backward()
+        outputs.append((logits, boxes))
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert (gradient - gradients[1][name]).norm() <= 1e-4 * gradient.norm() + 1e-5, name
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_groups_do_not_leak_into_each_other(detector):
+    model = lively(build(small_config(detector))).train()
+    memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
+    noise = torch.randn(initial.content.shape, generator=torch.Generator().manual_seed(3))
+    other = QueryState(initial.content + noise, initial.reference, initial.extras)
+    stage = model.decoder.stages[1]
+    _, alone = stage(initial, memory)
+    _, together = stage(QueryState.cat([initial, other]), memory)
+    torch.testing.assert_close(together.logits[:, :1], alone.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together.boxes[:, :1], alone.boxes, rtol=1e-5, atol=1e-5)
+    assert (together.logits[:, 1] - together.logits[:, 0]).abs().max() > 1e-3
+
+
+def test_refined_references_are_detached_and_each_group_keeps_its_own():
+    model = lively(build(small_config("deformable_refine"))).train()
+    memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
+    first, prediction = model.decoder.stages[0](initial, memory)
+    assert not first.reference.requires_grad and prediction.boxes.requires_grad and first.content.requires_grad
+    torch.testing.assert_close(first.reference, prediction.boxes.detach())
+    both = QueryState.cat([initial, first])
+    assert torch.equal(both.reference[:, 0], initial.reference[:, 0])
+    assert (both.reference[:, 0, :, 2:] == 0).all() and (both.reference[:, 1, :, 2:] > 0).all()
+
+
+def test_plain_form_keeps_the_initial_reference_and_its_gradient():
+    model = build(small_config("deformable_plain")).train()
+    memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
+    state, _ = model.decoder.stages[0](initial, memory)
+    assert state.reference is initial.reference and state.reference.requires_grad
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_plan_changes_neither_the_state_dict_nor_evaluation(detector):
+    models = [build(small_config(detector, plan)) for plan in PLANS]
+    state = lively(models[0]).state_dict()
+    batch = random_batch([(64, 96), (96, 64)], [0, 0])
+    outputs = []
+    for model in models:
+        assert list(model.state_dict()) == list(state)
+        model.load_state_dict(state)
+        outputs.append(model.eval().forward_stages(batch))
+    for other in outputs[1:]:
+        for a, b in zip(outputs[0], other, strict=True):
+            assert torch.equal(a.scores, b.scores) and torch.equal(a.boxes, b.boxes)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_value_projections_do_not_depend_on_the_plan(plan):
+    model = build(small_config(plan=plan)).train()
+    calls = []
+    for stage in model.decoder.stages:
+        stage.cross_attn.value_proj.register_forward_hook(lambda m, args, out: calls.append(args[0].shape))
+    batch = random_batch([(64, 96), (96, 64)], [1, 1])
+    memory, initial = memory_and_queries(model, batch)
+    model.decoder(initial, memory)
+    assert calls == [memory.tokens.shape] * model.decoder.plan.num_steps
+
+
+def test_decoder_rejects_plans_that_do_not_fit():
+    stages = [torch.nn.Identity() for _ in range(3)]
+    with pytest.raises(ValueError, match="made for 4 stages but the decoder has 3"):
+        RecollectingDecoder(stages=stages, plan=Plan.selective(4))
+    with pytest.raises(ValueError, match="never runs stage 1"):
+        RecollectingDecoder(stages=stages, plan=Plan.looped(3, times=3))
+    with pytest.raises(ValueError, match="unknown recollection plan"):
+        RecollectingDecoder(stages=stages, plan="everything")
+    decoder = RecollectingDecoder(stages=stages, plan="dqrr", inference_plan=Plan.looped(3, times=5))
+    assert decoder.train().active_plan.num_steps == 4 and decoder.eval().active_plan.num_steps == 5
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_one_optimiser_step_lowers_the_loss(detector, plan):
+    model = build(small_config(detector, plan)).train()
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    before = sum(model(batch).values())
+    before.backward()
+    optimizer.step()
+    assert sum(model(batch).values()) < before

@@ -1,0 +1,149 @@
+"""The plan: counts, order, names, errors, and that it needs nothing of PyTorch."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sqr import recollection
+from sqr.recollection import Plan
+
+
+@pytest.mark.parametrize(
+    "plan, groups, total",
+    [
+        (Plan.sequential(6), (1, 1, 1, 1, 1, 1), 6),
+        (Plan.selective(6), (1, 2, 3, 5, 8, 13), 32),
+        (Plan.selective(7), (1, 2, 3, 5, 8, 13, 21), 53),
+        (Plan.dense(6), (1, 2, 4, 8, 16, 32), 63),
+        (Plan.dense_recurrent(6), (1, 2, 4, 8, 16, 32, 32), 95),
+        (Plan.dense_recurrent(3, recurrences=2), (1, 2, 4, 4, 4), 15),
+        (Plan.selective(6, window=1), (1, 1, 1, 1, 1, 1), 6),
+        (Plan.selective(6, window=3), (1, 2, 4, 7, 13, 24), 51),
+        (Plan.selective(6, window=6), (1, 2, 4, 8, 16, 32), 63),
+        (Plan.looped(6, times=4), (1, 1, 1, 1), 4),
+        (Plan.explicit([(0,), (0, 1), (1, 2)]), (1, 2, 3), 6),
+        # where recollection starts: the alternatives in the released AdaMixer config
+        (Plan.selective(6, start=2), (1, 1, 2, 3, 5, 8), 20),
+        (Plan.selective(6, start=3), (1, 1, 1, 2, 3, 5), 13),
+        (Plan.selective(6, start=4), (1, 1, 1, 1, 2, 3), 9),
+        (Plan.selective(6, start=5), (1, 1, 1, 1, 1, 2), 7),
+        (Plan.dense(6, start=4), (1, 1, 1, 1, 2, 4), 10),
+    ],
+)
+def test_group_counts(plan, groups, total):
+    assert plan.groups == groups
+    assert plan.total == total
+    assert len(plan.sets) == total
+
+
+def test_storage_order_of_the_released_code():
+    plan = Plan.selective(6)
+    assert [plan.paths(step) for step in range(1, 6)] == [
+        ["0-1"],
+        ["0-2", "0-1-2"],
+        ["0-1-3", "0-2-3", "0-1-2-3"],
+        ["0-2-4", "0-1-2-4", "0-1-3-4", "0-2-3-4", "0-1-2-3-4"],
+        [
+            *("0-1-3-5", "0-2-3-5", "0-1-2-3-5"),
+            *("0-2-4-5", "0-1-2-4-5", "0-1-3-4-5", "0-2-3-4-5", "0-1-2-3-4-5"),
+        ],
+    ]
+    assert plan.paths(6)[-1] == "0-1-2-3-4-5-6"
+
+
+def test_released_start_and_end_tables_follow_from_the_plan():
+    # the released decoder keeps a list of all outputs and reads its stage s from start_q[s] to end_q[s]
+    start_q, end_q = [0, 0, 1, 2, 4, 7], [1, 2, 4, 7, 12, 20]
+    reserve = ["0"]
+    plan = Plan.selective(6)
+    for step in range(1, 7):
+        reserve += [f"{path}-{step}" for path in reserve[start_q[step - 1] : end_q[step - 1]]]
+        assert plan.paths(step) == reserve[-plan.groups[step - 1] :]
+
+
+def test_dense_names_all_increasing_paths():
+    paths = Plan.dense(6).paths(6)
+    assert len(set(paths)) == 32
+    assert all(list(map(int, p.split("-"))) == sorted(map(int, p.split("-"))) for p in paths)
+
+
+def test_recurrence_runs_the_last_stage_on_its_own_outputs():
+    plan = Plan.dense_recurrent(3)
+    assert plan.paths(4) == [f"{path}-3" for path in plan.paths(3)]
+    assert plan.step_names == ("stage1", "stage2", "stage3", "stage3_again")
+    assert [info.stage for info in plan.sets][-4:] == [3, 3, 3, 3]
+
+
+def test_sets_say_which_step_and_stage_supervises_them():
+    plan = Plan.selective(6)
+    assert [(i.step, i.stage) for i in plan.sets[:6]] == [(1, 1), (2, 2), (2, 2), (3, 3), (3, 3), (3, 3)]
+    assert [plan.slice(s).start for s in range(1, 7)] == [0, 1, 3, 6, 11, 19]
+    assert plan.inference_chain == (0, 2, 5, 10, 18, 31)
+
+
+@given(
+    num_stages=st.integers(1, 7),
+    window=st.integers(1, 4),
+    start=st.integers(1, 7),
+    kind=st.sampled_from(["selective", "dense"]),
+)
+def test_invariants(num_stages, window, start, kind):
+    start = min(start, num_stages)
+    plan = (
+        Plan.selective(num_stages, window=window, start=start)
+        if kind == "selective"
+        else Plan.dense(num_stages, start=start)
+    )
+    for number, step in enumerate(plan.steps, start=1):
+        assert list(step.sources) == sorted(step.sources)
+        sequential = "-".join(map(str, range(number + 1)))
+        assert plan.paths(number)[-1] == sequential
+        assert len(set(plan.paths(number))) == plan.groups[number - 1]
+        assert plan.paths(number) == [f"{p}-{number}" for s in step.sources for p in (plan.paths(s) if s else ["0"])]
+        assert plan.last_use(number) == max([n for n, s in enumerate(plan.steps, 1) if number in s.sources], default=0)
+    assert eval(f"Plan({[tuple(s) for s in plan.steps]})") == plan
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Plan.explicit([(0,), (0, 2)]), "step 2 .*output 2 does not exist yet"),
+        (lambda: Plan.explicit([(0,), (0,)]), "step 2 .*output 1 is missing"),
+        (lambda: Plan.explicit([(0,), (1, 1)]), "named twice"),
+        (lambda: Plan.explicit([(0,), ()]), "at least one source"),
+        (lambda: Plan.explicit([(-1, 0)]), "output -1 does not exist"),
+        (lambda: Plan.explicit([(0,), (1,)], stages=[1, 3]), "no step runs stage 2"),
+        (lambda: Plan.explicit([(0,), (1,)], stages=[1]), "2 steps but 1 stages"),
+        (lambda: Plan([(7, (0,))], num_stages=6), "there is no stage 7"),
+        (lambda: Plan([]), "at least one step"),
+        (lambda: Plan.selective(0), "num_stages=0"),
+        (lambda: Plan.selective(6, window=0), "window=0"),
+        (lambda: Plan.selective(6, start=7), "start=7"),
+        (lambda: Plan.dense(6, start=0), "start=0"),
+        (lambda: Plan.dense_recurrent(6, recurrences=0), "recurrences=0"),
+        (lambda: Plan.looped(6, times=0), "times=0"),
+        (lambda: Plan.named("sqrr", 6), "unknown recollection plan 'sqrr'; one of sequential"),
+        (lambda: Plan.selective(6).paths(7), "steps 1 to 6"),
+    ],
+)
+def test_impossible_plans_say_why(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_names():
+    assert Plan.named("SQR", 6) == Plan.named("selective", 6) == Plan.selective(6)
+    assert Plan.named("dqrr", 6) == Plan.dense_recurrent(6)
+    assert hash(Plan.named("dqr", 6)) == hash(Plan.dense(6))
+
+
+def test_the_module_is_pure_python():
+    tree = ast.parse(inspect.getsource(recollection))
+    imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert imported == {"__future__", "collections.abc", "functools", "typing"}
