@@ -109,6 +109,6 @@ def test_signal_to_the_whole_group_saves_and_leaves(tmp_path, number, options):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + number, err
-    assert f"error: {number.name} after " in err and "--resume" in err and "Traceback" not in err
+    assert f"error: stopped by {number.name} after " in err and "--resume" in err and "Traceback" not in err
     name = (tmp_path / "last_checkpoint").read_text()
     assert torch.load(tmp_path / name, weights_only=True)["iteration"] == int(name[6:13])

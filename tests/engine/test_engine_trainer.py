@@ -129,10 +129,11 @@ def test_non_finite_gradients_under_finite_losses_are_an_error():
         make_trainer(Steep()).train(0, 1)
 
 
-def test_floating_point_errors_of_the_model_get_iteration_and_images():
+@pytest.mark.parametrize("kind", [FloatingPointError, ValueError])
+def test_checks_of_the_model_get_iteration_and_images(kind):
     class Failing(ToyDetector):
         def forward(self, batched_inputs):
-            raise FloatingPointError("stage 2, group 0: a cost is not finite")
+            raise kind("stage 2, group 0: a cost is not finite")
 
     with pytest.raises(
         UserError, match=r"iteration 0, image ids \d+, .*: stage 2, group 0: a cost is not finite"

@@ -107,7 +107,7 @@ def step_schedule(
 
 
 class _Constant(ParamScheduler):
-    """1 throughout; fvcore's constant refuses ``where == 1``, which Detectron2 asks for after the last iteration."""
+    """1 throughout; fvcore's constant refuses ``where == 1``, which Detectron2 asks for at the end."""
 
     def __call__(self, where: float) -> float:
         return 1.0

@@ -131,7 +131,7 @@ class Trainer(SimpleTrainer):
         try:
             with autocast:
                 losses = self.model(data)
-        except (FloatingPointError, UserError) as error:
+        except (FloatingPointError, ValueError) as error:  # the model's checks of its numbers and its input
             raise UserError(
                 f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}"
             ) from error
