@@ -8,9 +8,10 @@ import pytest
 import torch
 import torchvision
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from torch import nn
+
 from engine_toys import ToyDetector
 from sqr.engine import UserError, load_model_weights
-from torch import nn
 
 
 class WithResNet(nn.Module):
