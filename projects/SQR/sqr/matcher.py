@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .boxes import cxcywh_to_xyxy
-from .classification import FocalClassification
+from .classification import Classification
 from .structures import StagePrediction
 from .targets import Targets
 
@@ -44,7 +44,7 @@ class HungarianMatcher:
     def __init__(
         self,
         *,
-        classification: FocalClassification,
+        classification: Classification,
         class_weight: float = 2.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
@@ -109,9 +109,9 @@ class HungarianMatcher:
         return costs
 
     def _image_cost(self, logits: Tensor, boxes: Tensor, classes: Tensor, target_boxes: Tensor) -> Tensor:
-        """``(G, Q, K)``, ``(G, Q, 4)``, host ``(T,)`` and ``(T, 4)`` -> ``(G, T, Q)``."""
+        """``(G, Q, C)``, ``(G, Q, 4)``, host ``(T,)`` and ``(T, 4)`` -> ``(G, T, Q)``."""
         used, inverse = classes.unique(return_inverse=True)
-        class_cost = self.classification.cost(logits[..., used.to(logits.device)]).transpose(1, 2)
+        class_cost = self.classification.cost(logits, used.to(logits.device)).transpose(1, 2)
         cost = self.class_weight * class_cost[:, inverse.to(logits.device)]
         goal = self.l1_coordinates(target_boxes).expand(len(boxes), -1, -1)
         cost += self.l1_weight * torch.cdist(goal, self.l1_coordinates(boxes), p=1)
