@@ -4,41 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from helpers import build, model_config, random_batch, shrink
+from helpers import build, random_batch
+from small_models import DETECTORS, PLANS, lively, small_config
 from sqr.decoder import RecollectingDecoder
 from sqr.recollection import Plan
 from sqr.structures import QueryState
-
-FORMS = ["plain", "refine", "two_stage"]
-
-
-def small_config(form: str = "plain", plan: str = "selective", num_stages: int = 4):
-    cfg = shrink(model_config(), num_stages=num_stages)
-    cfg.decoder.stages.refine = form != "plain"
-    cfg.decoder.stages.two_stage = form == "two_stage"
-    if form == "two_stage":
-        cfg.query_generator = OmegaConf.create(
-            {
-                "_target_": "sqr.detectors.deformable_detr.ProposalQueries",
-                "num_queries": 7,
-                "num_classes": "${..num_classes}",
-                "dim": "${..encoder.dim}",
-            }
-        )
-    cfg.decoder.plan = plan
-    return cfg
-
-
-def lively(model):
-    """Random weights everywhere: the published initialisation makes boxes and sampling points all alike."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim > 1:
-                p.add_(torch.randn(p.shape, generator=generator) * 0.1)
-    return model
 
 
 def memory_and_queries(model, batch):
@@ -59,10 +30,10 @@ def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
     return torch.cat(logits, dim=1), torch.cat(boxes, dim=1)
 
 
-@pytest.mark.parametrize("plan", ["selective", "dense"])
-@pytest.mark.parametrize("form", FORMS)
-def test_folded_equals_naive_loop_forward_and_backward(form, plan):
-    model = lively(build(small_config(form, plan))).train()
+@pytest.mark.parametrize("plan", ["selective", "dense", "dense_recurrent"])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_folded_equals_naive_loop_forward_and_backward(detector, plan):
+    model = lively(build(small_config(detector, plan))).train()
     batch = random_batch([(64, 96), (96, 64)], [2, 3])
     gradients = []
     outputs = []
@@ -85,9 +56,9 @@ def test_folded_equals_naive_loop_forward_and_backward(form, plan):
         assert (gradient - gradients[1][name]).norm() <= 1e-4 * gradient.norm() + 1e-5, name
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_groups_do_not_leak_into_each_other(form):
-    model = lively(build(small_config(form))).train()
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_groups_do_not_leak_into_each_other(detector):
+    model = lively(build(small_config(detector))).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
     noise = torch.randn(initial.content.shape, generator=torch.Generator().manual_seed(3))
     other = QueryState(initial.content + noise, initial.reference, initial.extras)
@@ -100,7 +71,7 @@ def test_groups_do_not_leak_into_each_other(form):
 
 
 def test_refined_references_are_detached_and_each_group_keeps_its_own():
-    model = lively(build(small_config("refine"))).train()
+    model = lively(build(small_config("deformable_refine"))).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
     first, prediction = model.decoder.stages[0](initial, memory)
     assert not first.reference.requires_grad and prediction.boxes.requires_grad and first.content.requires_grad
@@ -111,15 +82,15 @@ def test_refined_references_are_detached_and_each_group_keeps_its_own():
 
 
 def test_plain_form_keeps_the_initial_reference_and_its_gradient():
-    model = build(small_config("plain")).train()
+    model = build(small_config("deformable_plain")).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
     state, _ = model.decoder.stages[0](initial, memory)
     assert state.reference is initial.reference and state.reference.requires_grad
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_plan_changes_neither_the_state_dict_nor_evaluation(form):
-    models = [build(small_config(form, plan)) for plan in ("sequential", "selective", "dense", "dense_recurrent")]
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_plan_changes_neither_the_state_dict_nor_evaluation(detector):
+    models = [build(small_config(detector, plan)) for plan in PLANS]
     state = lively(models[0]).state_dict()
     batch = random_batch([(64, 96), (96, 64)], [0, 0])
     outputs = []
@@ -132,7 +103,7 @@ def test_the_plan_changes_neither_the_state_dict_nor_evaluation(form):
             assert torch.equal(a.scores, b.scores) and torch.equal(a.boxes, b.boxes)
 
 
-@pytest.mark.parametrize("plan", ["sequential", "selective", "dense", "dense_recurrent"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_value_projections_do_not_depend_on_the_plan(plan):
     model = build(small_config(plan=plan)).train()
     calls = []
@@ -156,9 +127,10 @@ def test_decoder_rejects_plans_that_do_not_fit():
     assert decoder.train().active_plan.num_steps == 4 and decoder.eval().active_plan.num_steps == 5
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_one_optimiser_step_lowers_the_loss(form):
-    model = build(small_config(form)).train()
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_one_optimiser_step_lowers_the_loss(detector, plan):
+    model = build(small_config(detector, plan)).train()
     batch = random_batch([(64, 96), (96, 64)], [2, 3])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     before = sum(model(batch).values())

@@ -4,29 +4,10 @@ The published architecture, narrowed: a residual backbone with one block a stage
 6 decoder stages of 96 channels, 50 queries.
 """
 
-from detectron2.config import LazyCall as L
-from detectron2.modeling.backbone import BasicStem, ResNet
-from detectron2.modeling.backbone.resnet import BasicBlock
-
+from ..common.quick_backbone import backbone
 from .deformable_detr_r50 import model
 
-
-def residual_stage(in_channels: int, out_channels: int):
-    return L(ResNet.make_stage)(
-        block_class=BasicBlock,
-        num_blocks=1,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        stride_per_block=[2],
-        norm="BN",
-    )
-
-
-model.backbone = L(ResNet)(
-    stem=L(BasicStem)(in_channels=3, out_channels=32, norm="BN"),
-    stages=[residual_stage(32, 64), residual_stage(64, 96), residual_stage(96, 128)],
-    out_features=["res2", "res3", "res4"],
-)
+model.backbone = backbone
 model.encoder.dim = 96
 model.encoder.num_levels = 3
 model.encoder.neck.in_channels = {"res2": 64, "res3": 96, "res4": 128}

@@ -5,8 +5,40 @@ One object answers all three questions, so that cost, loss and probability can't
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
+
+
+class Classification(Protocol):
+    """What the matcher, the criterion and inference ask about class logits ``(..., C)``.
+
+    ``C`` is ``K``, or ``K + 1`` where there is a no-object class.
+    """
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``(..., C)`` -> ``(..., K)`` float32."""
+
+    def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """``(..., C)`` and ``(U,)`` class indices -> ``(..., U)``: the cost of assigning an object of each class."""
+
+    def loss(
+        self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor, normaliser: Tensor
+    ) -> Tensor:
+        """The normalised loss of each group.
+
+        Args:
+            logits: ``(B, G, Q, C)`` float32.
+            matched: image, group and query index of each matched query.
+            labels: their class indices.
+            normaliser: scalar, the number of objects that a box loss is divided by.
+
+        Returns:
+            ``(G,)``.
+        """
 
 
 class FocalClassification:
@@ -24,25 +56,51 @@ class FocalClassification:
         """``(..., K)`` -> ``(..., K)`` float32."""
         return logits.float().sigmoid()
 
-    def cost(self, logits: Tensor) -> Tensor:
-        """``(..., K)`` -> what assigning an object of each class would cost (official HungarianMatcher)."""
-        p = logits.sigmoid()
+    def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """``(..., K)`` and ``(U,)`` -> ``(..., U)``: focal loss as a positive less that as a negative."""
+        p = logits[..., classes].sigmoid()
         negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         return positive - negative
 
-    def loss(self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor) -> Tensor:
-        """Sum over images, queries and classes.
-
-        Args:
-            logits: ``(B, G, Q, K)`` float32.
-            matched: image, group and query index of each matched query.
-            labels: their class indices.
-
-        Returns:
-            ``(G,)``.
-        """
+    def loss(
+        self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor, normaliser: Tensor
+    ) -> Tensor:
+        """The sum over images, queries and classes, over the number of objects."""
         target = logits.new_zeros(logits.shape)
         target[(*matched, labels)] = 1
         loss = sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma, reduction="none")
-        return loss.sum((0, 2, 3))
+        return loss.sum((0, 2, 3)) / normaliser
+
+
+class SoftmaxClassification:
+    """Softmax over the classes and a last one, "no object" (Carion et al., DETR, section 3.1).
+
+    Args:
+        no_object_weight: weight of the cross-entropy of queries that are matched to nothing (0.1 in the paper).
+    """
+
+    def __init__(self, *, no_object_weight: float = 0.1):
+        self.no_object_weight = no_object_weight
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``(..., K + 1)`` -> ``(..., K)`` float32: without the probability of no object."""
+        return logits.float().softmax(-1)[..., :-1]
+
+    def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """``(..., K + 1)`` and ``(U,)`` -> ``(..., U)``: the negative probability, as in the paper."""
+        return -logits.softmax(-1)[..., classes]
+
+    def loss(
+        self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor, normaliser: Tensor
+    ) -> Tensor:
+        """The weighted mean of the cross-entropy over the images' queries.
+
+        As published, it is a mean of its own, so ``normaliser`` plays no part.
+        """
+        no_object = logits.shape[-1] - 1
+        target = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        target[matched] = labels
+        weight = torch.where(target == no_object, self.no_object_weight, 1.0)  # (B, G, Q)
+        loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view_as(weight)
+        return (weight * loss).sum((0, 2)) / weight.sum((0, 2))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from .boxes import cxcywh_to_xyxy
-from .classification import FocalClassification
+from .classification import Classification
 from .matcher import HungarianMatcher, MatchingProblem
 from .recollection import Plan
 from .structures import StagePrediction
@@ -24,13 +24,14 @@ class SetCriterion(nn.Module):
 
     Every group of every step is matched on its own and weighs the same: losses are summed over groups and steps, so a
     recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. All sets
-    share one normaliser, the number of objects in the batch averaged over processes, at least 1.
+    share one normaliser, the number of objects in the batch averaged over processes, at least 1 (DETR's softmax loss is
+    a mean over queries instead).
 
     Args:
         matcher: assigns queries to objects.
         classification: class loss and probabilities.
-        class_weight: weight of the class loss (2 in Deformable DETR and AdaMixer, 1 in DAB-DETR).
-        l1_weight: weight of the L1 loss of normalised cxcywh boxes.
+        class_weight: weight of the class loss (2 in Deformable DETR and AdaMixer, 1 in DETR and DAB-DETR).
+        l1_weight: weight of the L1 loss of normalised boxes, in the matcher's ``l1_format``.
         giou_weight: weight of ``1 - GIoU``.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
         step_weights: a factor for each step of the plan; 1 each when None.
@@ -40,7 +41,7 @@ class SetCriterion(nn.Module):
         self,
         *,
         matcher: HungarianMatcher,
-        classification: FocalClassification,
+        classification: Classification,
         class_weight: float = 2.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
@@ -66,7 +67,8 @@ class SetCriterion(nn.Module):
         """The weighted losses of a batch.
 
         Args:
-            predictions: one a step of ``plan``, all with the same ``Q``.
+            predictions: one a step of ``plan``, all with the same ``Q``; how many groups each has is read from it
+                (a multiple of ``plan.groups`` if the initial queries are several groups).
             plan: what made them.
             targets: the batch's objects.
             proposals: of a two-stage encoder; trained with every object as class 0.
@@ -117,7 +119,7 @@ class SetCriterion(nn.Module):
         step_weights: Sequence[float] | None,
     ) -> dict[str, Tensor]:
         """Reduce the losses of ``sum(groups)`` groups to one scalar a loss and step."""
-        per_group = self._group_losses(problem, match)
+        per_group = self._group_losses(problem, match, normaliser)
         losses = {}
         for kind, values in per_group.items():
             for step, (name, part) in enumerate(zip(names, values.split(list(groups)), strict=True)):
@@ -125,11 +127,11 @@ class SetCriterion(nn.Module):
                 if weight == 0:
                     continue
                 reduced = part.sum() if self.group_reduction == "sum" else part.mean()
-                losses[f"loss_{kind}/{name}"] = weight * reduced / normaliser
+                losses[f"loss_{kind}/{name}"] = weight * reduced
         return losses
 
-    def _group_losses(self, problem: MatchingProblem, match: Tensor) -> Mapping[str, Tensor]:
-        """Unweighted, unnormalised sums of each loss, ``(G,)`` each."""
+    def _group_losses(self, problem: MatchingProblem, match: Tensor, normaliser: Tensor) -> Mapping[str, Tensor]:
+        """Unweighted, normalised sums of each loss, ``(G,)`` each."""
         prediction, targets, _ = problem
         num_groups, num_objects = match.shape
         image = targets.image_index.expand(num_groups, -1)
@@ -139,9 +141,10 @@ class SetCriterion(nn.Module):
         goal = targets.boxes.expand_as(boxes)
         giou = generalized_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal), reduction="none")
         return {
-            "class": self.classification.loss(prediction.logits, matched, targets.labels.expand_as(match)),
-            "l1": (boxes - goal).abs().sum((1, 2)),
-            "giou": giou.sum(1),
+            "class": self.classification.loss(prediction.logits, matched, targets.labels.expand_as(match), normaliser),
+            "l1": (self.matcher.l1_coordinates(boxes) - self.matcher.l1_coordinates(goal)).abs().sum((1, 2))
+            / normaliser,
+            "giou": giou.sum(1) / normaliser,
         }
 
 

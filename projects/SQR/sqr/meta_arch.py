@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .boxes import cxcywh_to_xyxy
 from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
-from .postprocessing import TopKPostprocessor
+from .postprocessing import Postprocessor
 from .structures import InitialQueries, StageOutputs, StagePrediction
 from .targets import Targets
 
@@ -42,7 +42,7 @@ class QueryBasedDetector(nn.Module):
         query_generator: nn.Module,
         decoder: RecollectingDecoder,
         criterion: SetCriterion,
-        postprocessor: TopKPostprocessor,
+        postprocessor: Postprocessor,
         num_classes: int,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),

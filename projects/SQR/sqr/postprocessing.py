@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+
+class Postprocessor(Protocol):
+    """Selects the detections of one image; see :meth:`TopKPostprocessor.__call__`."""
+
+    def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances: ...
 
 
 class TopKPostprocessor:
@@ -32,11 +41,34 @@ class TopKPostprocessor:
         num_classes = scores.shape[1]
         best, index = scores.flatten().topk(min(self.topk, scores.numel()))
         query = index // num_classes
-        result = Instances(image_size)
-        result.pred_boxes = Boxes(boxes[query])
-        if self.clip:
-            result.pred_boxes.clip(image_size)
-        result.scores = best
-        result.pred_classes = index % num_classes
-        result.query_ids = query
-        return result
+        return _detections(best, index % num_classes, boxes[query], query, image_size, clip=self.clip)
+
+
+class PerQueryPostprocessor:
+    """Every query's best class, in query order: DETR's evaluation (no selection, no threshold).
+
+    Args:
+        clip: clip boxes to the image. The official evaluation does not.
+    """
+
+    def __init__(self, *, clip: bool = False):
+        self.clip = clip
+
+    def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
+        """As :meth:`TopKPostprocessor.__call__`, but ``Q`` detections in query order."""
+        best, classes = scores.max(-1)
+        query = torch.arange(len(scores), device=scores.device)
+        return _detections(best, classes, boxes, query, image_size, clip=self.clip)
+
+
+def _detections(
+    scores: Tensor, classes: Tensor, boxes: Tensor, query: Tensor, image_size: tuple[int, int], *, clip: bool
+) -> Instances:
+    result = Instances(image_size)
+    result.pred_boxes = Boxes(boxes)
+    if clip:
+        result.pred_boxes.clip(image_size)
+    result.scores = scores
+    result.pred_classes = classes
+    result.query_ids = query
+    return result

@@ -21,7 +21,8 @@ class QueryState:
 
     Attributes:
         content: ``(B, G, Q, C)``.
-        reference: ``(B, G, Q, R)`` in the detector's own parametrisation (point, box, or AdaMixer's x, y, z, r).
+        reference: ``(B, G, Q, R)`` in the detector's own parametrisation (point, box, or AdaMixer's x, y, z, r;
+            ``R = 0`` for DETR, which refines nothing).
         extras: whatever else a detector carries per query, each ``(B, G, Q, ...)``.
 
     Recollecting concatenates all of it, so every group keeps its own reference and its own extras.
@@ -65,12 +66,28 @@ class InitialQueries:
     """What a query generator hands to the decoder.
 
     Attributes:
-        state: the queries before the first stage, usually one group.
+        state: the queries before the first stage, usually one group. With ``G0`` groups (Group DETR) every step of a
+            plan has ``G0`` times the plan's groups, each on its own.
         proposals: predictions of a two-stage encoder, ``G = 1`` and ``Q = N``, every object being class 0; or None.
     """
 
     state: QueryState
     proposals: StagePrediction | None = None
+
+
+@dataclass
+class DenseMemory:
+    """Encoded features of one level, for attention to all of them.
+
+    Attributes:
+        tokens: ``(B, N, C)``.
+        position: ``(B, N, C)`` position embedding of the tokens.
+        padding_mask: ``(B, N)`` bool, True where padded.
+    """
+
+    tokens: Tensor
+    position: Tensor
+    padding_mask: Tensor
 
 
 @dataclass
@@ -88,6 +105,23 @@ class MultiScaleMemory:
     padding_mask: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
+
+
+@dataclass
+class PyramidMemory:
+    """Feature maps of several levels, flattened level after level, for detectors that sample them in pixels.
+
+    Attributes:
+        tokens: ``(B, N, C)``, padding included.
+        spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
+        strides: pixels of the padded input image that a level's pixel stands for.
+        image_sizes: ``(B, 2)`` float32 width and height of the unpadded images in pixels.
+    """
+
+    tokens: Tensor
+    spatial_shapes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    image_sizes: Tensor
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
-Rules = Sequence[tuple[str, str | None]]
+Rules = Sequence[tuple[str, "str | tuple[str, ...] | None"]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Layout:
         source: the repository that writes it.
         signature: regular expressions; each must fully match some key for the layout to be recognised.
         rules: given the state dict, ``(pattern, replacement)`` pairs; the first pattern that fully matches a key
-            renames it, a replacement of None leaves the key out (it repeats another or is not a weight).
+            renames it, a replacement of None leaves the key out (it repeats another or is not a weight), a tuple gives
+            the tensor several names (stages share the module; each stage's state lists it).
     """
 
     name: str
@@ -36,7 +37,8 @@ class Layout:
 
 @dataclass
 class ConversionReport:
-    """What a conversion did: ``renamed`` old -> new, ``dropped`` the keys that were left out."""
+    """What a conversion did: ``renamed`` old -> new (the first new name where there are several), ``dropped`` the keys
+    that were left out."""
 
     layout: str
     renamed: dict[str, str] = field(default_factory=dict)
@@ -64,8 +66,10 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
             if replacement is None:
                 report.dropped.append(key)
             else:
-                report.renamed[key] = match.expand(replacement)
-                converted[report.renamed[key]] = tensor
+                names = [replacement] if isinstance(replacement, str) else replacement
+                expanded = [match.expand(name) for name in names]
+                report.renamed[key] = expanded[0]
+                converted.update(dict.fromkeys(expanded, tensor))
             break
         else:
             unknown.append(key)

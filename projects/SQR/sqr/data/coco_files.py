@@ -67,9 +67,7 @@ def _read_coco_summary(path: str, mtime_ns: int, size: int) -> CocoSummary:
     if not images:
         raise ValueError(f"annotation file {path!r} lists no images")
     if not categories:
-        raise ValueError(
-            f"annotation file {path!r} has an empty 'categories' list: there is nothing to detect"
-        )
+        raise ValueError(f"annotation file {path!r} has an empty 'categories' list: there is nothing to detect")
     _check_records(path, "category", categories, ("id", "name"))
     _check_records(path, "image", images, ("id", "file_name", "height", "width"))
     _check_annotations(path, annotations, {c["id"] for c in categories}, {i["id"] for i in images})

@@ -78,17 +78,20 @@ def get_detection_dataset(
         _check_num_classes(num_classes, split)
     dicts = get_detection_dataset_dicts(split.name, filter_empty=filter_empty)
     if training and not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
-        raise ValueError(
-            f"{split.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)"
-        )
+        raise ValueError(f"{split.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)")
     return dicts
 
 
-def resolve_num_classes(cfg: DictConfig) -> None:
+def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
     """Settle ``cfg.data.num_classes`` before a model is built, in place.
 
     Null becomes the number of categories of the data; a number is compared with them. Training and validation
     must have the same categories in the same order. Does nothing for a config without a ``data`` node.
+
+    Args:
+        cfg: the whole config.
+        check_files: also check that the files of registered datasets exist. False is for building a model
+            alone: the classes of a registered dataset are then taken from its metadata.
 
     Raises:
         ValueError: a split is not given, ``num_classes`` differs from the data, or the two splits differ.
@@ -96,7 +99,7 @@ def resolve_num_classes(cfg: DictConfig) -> None:
     """
     if cfg.get("data") is None:
         return
-    train, val = (_split_of_config(cfg, key) for key in ("train", "val"))
+    train, val = (_split_of_config(cfg, key, check_files) for key in ("train", "val"))
     if train.classes != val.classes:
         raise ValueError(_difference(train, val))
     if cfg.data.num_classes is None:
@@ -109,50 +112,50 @@ def fast_coco_eval_is_built() -> bool:
     return importlib.util.find_spec("detectron2._C") is not None
 
 
-def _split_of_config(cfg: DictConfig, key: str) -> _Split:
+def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:
     split = cfg.data[key]
     if split.name is None and split.annotations is None:
         raise ValueError(
             f"data.{key} names no dataset: set data.{key}.annotations=FILE.json and data.{key}.images=FOLDER "
             f"(COCO format), or data.{key}.name to a registered dataset"
         )
-    return _resolve_split(name=split.name, annotations=split.annotations, images=split.images)
+    return _resolve_split(name=split.name, annotations=split.annotations, images=split.images, check_files=check_files)
 
 
-def _resolve_split(*, name: str | None, annotations: str | None, images: str | None) -> _Split:
+def _resolve_split(
+    *, name: str | None, annotations: str | None, images: str | None, check_files: bool = True
+) -> _Split:
     if annotations is not None:
         return _register_files(annotations, images)
     if name is None:
-        raise ValueError(
-            "no dataset given: set data.{train,val}.annotations and .images, or data.{train,val}.name"
-        )
+        raise ValueError("no dataset given: set data.{train,val}.annotations and .images, or data.{train,val}.name")
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"dataset {name!r} is not registered with Detectron2{hint}")
-    ensure_registered_shapes(name)
     metadata = MetadataCatalog.get(name)
     source = metadata.get("json_file")
-    if source is not None and "://" not in source and not os.path.isfile(source):
-        raise FileNotFoundError(
-            f"dataset {name!r} needs {source!r}, which does not exist: set the variable DETECTRON2_DATASETS to "
-            "the folder that holds it, or give data.{train,val}.annotations and .images"
-        )
+    if check_files:
+        ensure_registered_shapes(name)
+        for path in (source, metadata.get("image_root")):
+            if path and "://" not in path and not os.path.exists(path):
+                raise FileNotFoundError(
+                    f"dataset {name!r} needs {path!r}, which does not exist: set the variable "
+                    "DETECTRON2_DATASETS to the folder that holds it, or give data.{train,val}.annotations "
+                    "and .images"
+                )
     if metadata.get("thing_classes") is None:
         DatasetCatalog.get(name)  # many registrations fill in the class names only when loaded
     classes = metadata.get("thing_classes")
     if not classes:
-        raise ValueError(
-            f"dataset {name!r} has no 'thing_classes' in its metadata: set them where it is registered"
-        )
+        raise ValueError(f"dataset {name!r} has no 'thing_classes' in its metadata: set them where it is registered")
     return _Split(name, tuple(classes), f"dataset {name!r}" + (f" ({source})" if source else ""))
 
 
 def _register_files(annotations: str, images: str | None) -> _Split:
     if images is None:
         raise ValueError(
-            f"annotation file {annotations!r} is given without its image root: set data.train.images / "
-            "data.val.images"
+            f"annotation file {annotations!r} is given without its image root: set data.train.images / data.val.images"
         )
     summary = read_coco_summary(annotations)
     check_images(summary, images)
@@ -190,9 +193,7 @@ def _difference(train: _Split, val: _Split) -> str:
     if only_val:
         text += f"; only in validation: {only_val}"
     if not only_train and not only_val:
-        index = next(
-            (i for i, (a, b) in enumerate(zip(train.classes, val.classes, strict=True)) if a != b), 0
-        )
+        index = next((i for i, (a, b) in enumerate(zip(train.classes, val.classes, strict=False)) if a != b), 0)
         text += f"; the same names in another order, from class {index}: {train.classes[index]!r} against "
         text += f"{val.classes[index]!r} (classes are numbered in the order of their category ids)"
     return text

@@ -82,7 +82,10 @@ def training_augmentations(
     if not 0 <= color_jitter < 1:
         raise ValueError(f"color_jitter must lie in [0, 1), got {color_jitter}")
     if max_size < max(sizes):
-        raise ValueError(f"max_size {max_size} is smaller than the largest min_size {max(sizes)}")
+        raise ValueError(
+            f"max_size {max_size} is smaller than the largest min_size {max(sizes)}: raise data.max_size or lower "
+            "data.min_size_train"
+        )
     if crop_resize is None:
         crop_resize = [round(r * max(sizes)) for r in _CROP_RESIZE]
     if crop_sides is None:
@@ -95,9 +98,7 @@ def training_augmentations(
     if crop_prob > 0:
         before = T.ResizeShortestEdge(_sizes("crop_resize", crop_resize), sample_style="choice")
         crop = T.RandomCrop("absolute_range", tuple(_sizes("crop_sides", crop_sides)))
-        augmentations.append(
-            RandomEither(first=[resize()], second=[before, crop, resize()], second_prob=crop_prob)
-        )
+        augmentations.append(RandomEither(first=[resize()], second=[before, crop, resize()], second_prob=crop_prob))
     else:
         augmentations.append(resize())
     if color_jitter > 0:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import refine_boxes
-from ..layers import FFN, MLP, MultiScaleDeformableAttention, sine_encoding
+from ..layers import FFN, MultiScaleDeformableAttention, make_heads, sine_encoding
 from ..layers.deformable_encoder import token_centres
 from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
 
@@ -170,16 +170,6 @@ class DeformableDecoderStage(nn.Module):
         boxes = refine_boxes(self.bbox_embed(x).float(), state.reference)
         reference = boxes.detach() if self.refine else state.reference
         return QueryState(x, reference, state.extras), StagePrediction(self.class_embed(x), boxes)
-
-
-def make_heads(*, num_classes: int, dim: int = 256, prior: float = 0.01) -> tuple[nn.Linear, MLP]:
-    """A class head whose bias makes every class's first probability ``prior``, and a box head that starts at zero."""
-    class_embed = nn.Linear(dim, num_classes)
-    nn.init.constant_(class_embed.bias, -math.log((1 - prior) / prior))
-    bbox_embed = MLP(in_dim=dim, hidden_dim=dim, out_dim=4, num_layers=3)
-    nn.init.zeros_(bbox_embed.layers[-1].weight)
-    nn.init.zeros_(bbox_embed.layers[-1].bias)
-    return class_embed, bbox_embed
 
 
 def deformable_stages(

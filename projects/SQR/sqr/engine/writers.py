@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -36,14 +35,20 @@ def default_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
 class ConsoleWriter(CommonMetricPrinter):
     """Detectron2's console line with the losses folded.
 
-    A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows the total,
-    the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and the last stage's sum.
+    A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows
+    the total, the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and
+    the last stage's sum.
     """
+
+    def __init__(self, max_iter: int):
+        super().__init__(max_iter)
+        self._last_iter: int | None = None
 
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter == self._max_iter:
-            return  # training is over: nothing new
+        if storage.iter in (self._max_iter, self._last_iter):
+            return  # training is over, or this iteration has its line: nothing new
+        self._last_iter = storage.iter
         eta = self._get_eta(storage)
         parts = [f"eta: {eta}"] if eta else []
         parts.append(f"iter: {storage.iter}")

@@ -1,15 +1,27 @@
 """Building blocks that detectors share."""
 
+from .adaptive_mixing import AdaptiveMixing, AdaptiveSampling
 from .deformable_attention import MultiScaleDeformableAttention
-from .mlp import FFN, MLP
-from .neck import ConvNeck
-from .position import SinePositionEmbedding, sine_encoding
+from .heads import make_heads
+from .initialisation import xavier_uniform_all
+from .mlp import FFN, MLP, make_activation
+from .neck import ChannelMappingNeck, ConvNeck
+from .norm import FixedStatsBatchNorm
+from .position import SinePositionEmbedding, resize_mask, sine_encoding
 
 __all__ = [
     "FFN",
     "MLP",
+    "AdaptiveMixing",
+    "AdaptiveSampling",
+    "ChannelMappingNeck",
     "ConvNeck",
+    "FixedStatsBatchNorm",
     "MultiScaleDeformableAttention",
     "SinePositionEmbedding",
+    "make_activation",
+    "make_heads",
+    "resize_mask",
     "sine_encoding",
+    "xavier_uniform_all",
 ]

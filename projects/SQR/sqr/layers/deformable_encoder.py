@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import MultiScaleMemory
 from .deformable_attention import MultiScaleDeformableAttention
 from .mlp import FFN
+from .position import resize_mask
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -113,7 +113,7 @@ class DeformableEncoder(nn.Module):
         if len(levels) != len(self.level_embed):
             raise ValueError(f"the neck made {len(levels)} levels, the encoder has {len(self.level_embed)}")
         shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in levels)
-        masks = [F.interpolate(padding_mask[None].float(), size=shape)[0].bool() for shape in shapes]
+        masks = [resize_mask(padding_mask, shape) for shape in shapes]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
         position = torch.cat(
             [

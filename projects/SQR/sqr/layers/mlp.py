@@ -35,3 +35,14 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout2(self.linear2(self.dropout1(self.activation(self.linear1(x)))))
+
+
+_ACTIVATIONS = {"relu": nn.ReLU, "prelu": nn.PReLU}
+
+
+def make_activation(name: str) -> nn.Module:
+    """A new activation module: "relu", or "prelu" (one learned slope, 0.25 at first)."""
+    try:
+        return _ACTIVATIONS[name]()
+    except KeyError:
+        raise ValueError(f"unknown activation {name!r}; one of {', '.join(_ACTIVATIONS)}") from None

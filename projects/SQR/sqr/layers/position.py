@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -45,3 +47,8 @@ class SinePositionEmbedding(nn.Module):
             position = (position + self.offset) / (position.narrow(axis, -1, 1) + 1e-6) * (2 * math.pi)
             embeddings.append(sine_encoding(position, dim=self.dim // 2, temperature=self.temperature))
         return torch.cat(embeddings, dim=-1)
+
+
+def resize_mask(padding_mask: Tensor, size: Sequence[int]) -> Tensor:
+    """``(B, height, width)`` bool of the padded images -> ``(B, h, w)`` bool of a feature map, nearest neighbour."""
+    return F.interpolate(padding_mask[None].float(), size=tuple(size))[0].bool()

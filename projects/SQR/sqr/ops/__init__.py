@@ -1,5 +1,15 @@
-"""Operators of the detectors."""
+"""Operators of the detectors: multi-scale deformable attention and AdaMixer's adaptive sampling.
 
-from .reference import ms_deform_attn_reference as ms_deform_attn
+Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what there is), pure PyTorch elsewhere.
+"""
 
-__all__ = ["ms_deform_attn"]
+from .functional import adaptive_sample, ms_deform_attn, use_reference
+from .reference import adaptive_sample_reference, ms_deform_attn_reference
+
+__all__ = [
+    "adaptive_sample",
+    "adaptive_sample_reference",
+    "ms_deform_attn",
+    "ms_deform_attn_reference",
+    "use_reference",
+]

@@ -57,6 +57,7 @@ class ShapesSettings:
 
 
 DEFAULT_SETTINGS = ShapesSettings()
+_registered: dict[str, tuple[Path, ShapesSettings]] = {}  # by name, what is to be generated where
 
 
 def dataset_root() -> Path:
@@ -102,23 +103,23 @@ def shapes_files(
     return folder / "annotations" / f"instances_{split}.json", folder / split
 
 
-def load_shapes(split: str, root: str | Path) -> list[dict]:
+def load_shapes(split: str, root: str | Path, settings: ShapesSettings) -> list[dict]:
     """Detectron2 dataset dicts of a split, generated first where needed."""
-    ensure_shapes(root)
-    annotations, images = shapes_files(split, root)
+    ensure_shapes(root, settings)
+    annotations, images = shapes_files(split, root, settings)
     return load_coco_json(str(annotations), str(images), f"shapes_{split}")
 
 
-def register_shapes(root: str | Path | None = None) -> None:
+def register_shapes(root: str | Path | None = None, settings: ShapesSettings = DEFAULT_SETTINGS) -> None:
     """Register ``shapes_train`` and ``shapes_val`` under a dataset root, replacing earlier ones."""
     root = Path(root) if root is not None else dataset_root()
     for split in SPLITS:
         name = f"shapes_{split}"
-        annotations, images = shapes_files(split, root)
+        annotations, images = shapes_files(split, root, settings)
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        DatasetCatalog.register(name, functools.partial(load_shapes, split, root))
+        DatasetCatalog.register(name, functools.partial(load_shapes, split, root, settings))
         MetadataCatalog.get(name).set(
             json_file=str(annotations),
             image_root=str(images),
@@ -126,12 +127,13 @@ def register_shapes(root: str | Path | None = None) -> None:
             thing_classes=list(CLASSES),
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASSES))},
         )
+        _registered[name] = (root, settings)
 
 
 def ensure_registered_shapes(name: str) -> None:
     """Generate the files behind ``shapes_train`` or ``shapes_val``; ignores other names."""
-    if name in {f"shapes_{split}" for split in SPLITS}:
-        ensure_shapes(Path(MetadataCatalog.get(name).json_file).parents[2])
+    if name in _registered:
+        ensure_shapes(*_registered[name])
 
 
 def _write_split(folder: Path, split: str, settings: ShapesSettings) -> None:

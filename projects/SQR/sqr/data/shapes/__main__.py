@@ -6,12 +6,8 @@ from . import DEFAULT_SETTINGS, ShapesSettings, ensure_shapes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="sqr.data.shapes", description="Generate the shapes dataset (COCO format)."
-    )
-    parser.add_argument(
-        "--root", default=None, help="dataset root (default: DETECTRON2_DATASETS, else ./datasets)"
-    )
+    parser = argparse.ArgumentParser(prog="sqr.data.shapes", description="Generate the shapes dataset (COCO format).")
+    parser.add_argument("--root", default=None, help="dataset root (default: DETECTRON2_DATASETS, else ./datasets)")
     parser.add_argument(
         "--seed",
         type=int,

@@ -1,0 +1,202 @@
+"""The operators as detectors call them: checked inputs, compiled kernels where there are any, else the reference."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from . import _library
+from .reference import adaptive_sample_reference, ms_deform_attn_reference
+
+logger = logging.getLogger(__name__)
+
+library = _library.load()
+_told: set[str] = set()
+_reference_only = False
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Multi-scale deformable attention (Zhu et al., "Deformable DETR", ICLR 2021, equation 3).
+
+    Args:
+        value: ``(B, N, H, D)``, the levels' tokens one after another, ``N = sum(h * w)``; float16, bfloat16, float32
+            or float64. Sums are taken in float32 (float64 for float64) and returned in value's dtype.
+        spatial_shapes: ``(h, w)`` of each level, on the host.
+        sampling_locations: ``(B, Q, H, L, P, 2)`` as (x, y), where (0, 0) is the top left corner of a level's
+            first pixel and (1, 1) the bottom right corner of its last. Outside of it values are zero. A location that
+            is not finite counts as outside: it adds nothing and its gradient is zero. Any floating dtype; better
+            float32, since the offsets of 16 bits are coarser than a pixel.
+        attention_weights: ``(B, Q, H, L, P)``, any floating dtype.
+
+    Returns:
+        ``(B, Q, H * D)``: for each query and head the weighted sum of the bilinear samples of all levels and points.
+
+    Raises:
+        ValueError: sizes or devices do not fit together; the message names them.
+        TypeError: a dtype that is not floating.
+        RuntimeError: on a second derivative, and for a backward pass on CUDA under
+            ``torch.use_deterministic_algorithms(True)``.
+    """
+    _check_value(value, spatial_shapes, sampling_locations, attention_weights)
+    b, _, h, _ = value.shape
+    levels = len(spatial_shapes)
+    shape = sampling_locations.shape
+    if len(shape) != 6 or shape[0] != b or (shape[2], shape[3], shape[5]) != (h, levels, 2) or shape[4] == 0:
+        raise ValueError(
+            f"sampling_locations must be (B={b}, Q, H={h}, L={levels}, P, 2) for value {tuple(value.shape)} and "
+            f"{levels} levels, but is {tuple(shape)}"
+        )
+    if attention_weights.shape != shape[:-1]:
+        raise ValueError(
+            f"attention_weights must be {tuple(shape[:-1])}, as sampling_locations without its last axis, but is "
+            f"{tuple(attention_weights.shape)}"
+        )
+    flat = [size for level in spatial_shapes for size in level]
+    return _run(
+        value,
+        lambda v, x, w: torch.ops.sqr.ms_deform_attn(v, flat, x, w),
+        lambda v, x, w: ms_deform_attn_reference(v, spatial_shapes, x, w),
+        sampling_locations,
+        attention_weights,
+    )
+
+
+def adaptive_sample(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    strides: Sequence[float],
+    points: Tensor,
+    level_weights: Tensor,
+) -> Tensor:
+    """AdaMixer's adaptive sampling of a feature pyramid (Gao et al., CVPR 2022, section 3.2).
+
+    Every point is read bilinearly from every level of its group's channels, and the levels are added with the point's
+    own weights, AdaMixer's softmax over the distances of the point's z to the levels' ``log2(stride)``; that softmax
+    is left to the caller. The position in a level is ``point / stride - 0.5`` in pixels whose centres are whole
+    numbers, which is what ``grid_sample`` gives for ``2 * point / (size * stride) - 1`` without aligned corners.
+
+    A pyramid of ``(B, C, h, w)`` maps becomes ``value`` once an image, for all stages and groups of queries::
+
+        tokens = torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1)  # (B, N, C)
+        value = tokens.unflatten(2, (G, -1))  # group g owns the channels [g * D, (g + 1) * D)
+        sampled = adaptive_sample(value, [f.shape[-2:] for f in features], strides, points, level_weights)
+
+    Args:
+        value: ``(B, N, G, D)``, the levels' pixels one after another, ``N = sum(h * w)``, ``D`` channels of each of
+            the ``G`` sampling groups; float16, bfloat16, float32 or float64. Sums are taken in float32 (float64 for
+            float64) and returned in value's dtype.
+        spatial_shapes: ``(h, w)`` of each level, on the host.
+        strides: of each level, in pixels of the padded input image, on the host.
+        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image, where (0, 0) is the top left corner
+            of its first pixel. Outside of a level values are zero. A point that is not finite counts as outside: it
+            adds nothing and its gradient is zero. Any floating dtype; better float32.
+        level_weights: ``(B, Q, G, P, L)``, any floating dtype.
+
+    Returns:
+        ``(B, Q, G, P, D)``, contiguous: what adaptive mixing takes.
+
+    Raises:
+        ValueError: sizes or devices do not fit together; the message names them.
+        TypeError: a dtype that is not floating.
+        RuntimeError: on a second derivative, and for a backward pass on CUDA under
+            ``torch.use_deterministic_algorithms(True)``.
+    """
+    _check_value(value, spatial_shapes, points, level_weights)
+    b, _, g, _ = value.shape
+    levels = len(spatial_shapes)
+    if len(strides) != levels or not all(s > 0 for s in strides):
+        raise ValueError(
+            f"strides must be {levels} positive numbers, one for each level, but are {list(strides)}"
+        )
+    shape = points.shape
+    if len(shape) != 5 or shape[0] != b or (shape[2], shape[4]) != (g, 2) or shape[3] == 0:
+        raise ValueError(
+            f"points must be (B={b}, Q, G={g}, P, 2) for value {tuple(value.shape)}, but is {tuple(shape)}"
+        )
+    if level_weights.shape != (*shape[:-1], levels):
+        raise ValueError(
+            f"level_weights must be {(*shape[:-1], levels)} for points {tuple(shape)} and {levels} levels, but is "
+            f"{tuple(level_weights.shape)}"
+        )
+    flat = [size for level in spatial_shapes for size in level]
+    steps = [float(s) for s in strides]
+    return _run(
+        value,
+        lambda v, x, w: torch.ops.sqr.adaptive_sample(v, flat, steps, x, w),
+        lambda v, x, w: adaptive_sample_reference(v, spatial_shapes, steps, x, w),
+        points,
+        level_weights,
+    )
+
+
+@contextlib.contextmanager
+def use_reference() -> Iterator[None]:
+    """Run the PyTorch references inside of this context: for second derivatives, export to ONNX and comparisons."""
+    global _reference_only
+    before, _reference_only = _reference_only, True
+    try:
+        yield
+    finally:
+        _reference_only = before
+
+
+def _run(
+    value: Tensor, compiled: Callable, reference: Callable, locations: Tensor, weights: Tensor
+) -> Tensor:
+    dtype = _library.accumulation_dtype(value)
+    locations, weights = locations.to(dtype), weights.to(dtype)
+    if _takes_compiled(value):
+        # The CPU kernels know no 16-bit numbers.
+        operand = value if value.is_cuda else value.to(dtype)
+        return compiled(operand, locations, weights).to(value.dtype)
+    with torch.autocast(value.device.type, enabled=False):
+        return reference(value.to(dtype), locations, weights).to(value.dtype)
+
+
+def _takes_compiled(value: Tensor) -> bool:
+    if _reference_only:
+        return False
+    reason = library.reason
+    if not reason and value.device.type not in ("cpu", "cuda", "meta"):
+        reason = f"there are no kernels for {value.device.type} tensors"
+    elif not reason and value.is_cuda and not library.has_cuda:
+        reason = "they were built without CUDA"
+    if not reason:
+        return True
+    if reason not in _told and not torch.compiler.is_compiling():
+        _told.add(reason)
+        logger.warning("sqr.ops runs the slower PyTorch reference, not the compiled operators: %s", reason)
+    return False
+
+
+def _check_value(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> None:
+    if value.dim() != 4:
+        raise ValueError(f"value must be (batch, tokens, heads, channels), but is {tuple(value.shape)}")
+    for name, tensor in (("value", value), ("locations", locations), ("weights", weights)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be of a floating dtype, but is {tensor.dtype}")
+        if tensor.device != value.device:
+            raise ValueError(f"{name} is on {tensor.device}, but value on {value.device}")
+    if len(spatial_shapes) == 0 or any(len(level) != 2 for level in spatial_shapes):
+        raise ValueError(
+            f"spatial_shapes must be one (height, width) for each level, but is {spatial_shapes}"
+        )
+    tokens = sum(height * width for height, width in spatial_shapes)
+    if tokens != value.shape[1]:
+        raise ValueError(
+            f"spatial_shapes {[tuple(s) for s in spatial_shapes]} cover {tokens} tokens, but value "
+            f"{tuple(value.shape)} has {value.shape[1]}"
+        )
+    if any(height < 1 or width < 1 for height, width in spatial_shapes):
+        raise ValueError(f"a level of spatial_shapes {[tuple(s) for s in spatial_shapes]} has no pixels")

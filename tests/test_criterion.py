@@ -1,0 +1,106 @@
+"""The set loss: sums over groups and steps, one shared normaliser, empty images, options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers import random_targets
+from sqr.classification import FocalClassification
+from sqr.criterion import SetCriterion
+from sqr.matcher import HungarianMatcher
+from sqr.recollection import Plan
+from sqr.structures import StagePrediction
+from test_matcher import predictions
+
+
+def criterion(**options) -> SetCriterion:
+    focal = FocalClassification()
+    return SetCriterion(matcher=HungarianMatcher(classification=focal), classification=focal, **options)
+
+
+def steps(plan: Plan, **shape) -> list[StagePrediction]:
+    return [predictions(g=groups, seed=i, **shape) for i, groups in enumerate(plan.groups)]
+
+
+def single(step: StagePrediction, group: int) -> StagePrediction:
+    return StagePrediction(step.logits[:, group : group + 1], step.boxes[:, group : group + 1])
+
+
+def test_a_steps_loss_is_the_sum_of_its_groups_alone():
+    plan, targets = Plan.selective(4), random_targets([3, 2])
+    outputs = steps(plan)
+    losses = criterion()(outputs, plan, targets)
+    assert len(losses) == 3 * plan.num_steps
+    one = Plan.sequential(1)
+    for number, step in enumerate(outputs, start=1):
+        alone = [criterion()([single(step, g)], one, targets) for g in range(plan.groups[number - 1])]
+        for kind in ("class", "l1", "giou"):
+            expected = sum(a[f"loss_{kind}/stage1"] for a in alone)
+            torch.testing.assert_close(losses[f"loss_{kind}/stage{number}"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normaliser_is_the_number_of_objects_and_at_least_one():
+    plan = Plan.sequential(1)
+    outputs = steps(plan)
+    two = criterion()(outputs, plan, random_targets([1, 1]))
+    assert two["loss_l1/stage1"] > 0
+    empty = criterion()(outputs, plan, random_targets([0, 0]))
+    assert empty["loss_l1/stage1"] == 0 and empty["loss_giou/stage1"] == 0
+    p = outputs[0].logits.sigmoid()
+    all_negative = (2 * 0.75 * p**2 * -(1 - p).log()).sum()
+    torch.testing.assert_close(empty["loss_class/stage1"], all_negative, rtol=1e-4, atol=0)
+
+
+def test_doubling_a_batch_keeps_the_loss():
+    plan, outputs, targets = Plan.sequential(2), steps(Plan.sequential(2)), random_targets([3, 2])
+    twice = [StagePrediction(torch.cat([s.logits] * 2), torch.cat([s.boxes] * 2)) for s in outputs]
+    both = type(targets).from_lists(targets.class_ids * 2, list(targets.boxes.split(targets.counts)) * 2)
+    once, double = criterion()(outputs, plan, targets), criterion()(twice, plan, both)
+    for key, value in once.items():
+        torch.testing.assert_close(double[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_options_mean_and_step_weights():
+    plan, targets = Plan.selective(3), random_targets([3, 2])
+    outputs = steps(plan)
+    plain = criterion()(outputs, plan, targets)
+    mean = criterion(group_reduction="mean")(outputs, plan, targets)
+    weighted = criterion(step_weights=[0, 1, 0.5])(outputs, plan, targets)
+    for kind in ("class", "l1", "giou"):
+        for step, groups in enumerate(plan.groups, start=1):
+            key = f"loss_{kind}/stage{step}"
+            torch.testing.assert_close(mean[key], plain[key] / groups)
+        assert f"loss_{kind}/stage1" not in weighted
+        torch.testing.assert_close(weighted[f"loss_{kind}/stage3"], plain[f"loss_{kind}/stage3"] / 2)
+    with pytest.raises(ValueError, match="2 entries for 3 steps"):
+        criterion(step_weights=[1, 1])(outputs, plan, targets)
+    with pytest.raises(ValueError, match="group_reduction='max'"):
+        criterion(group_reduction="max")
+
+
+def test_a_recurrent_step_has_a_loss_of_its_own():
+    plan = Plan.dense_recurrent(2)
+    losses = criterion()(steps(plan), plan, random_targets([1, 1]))
+    assert {k.split("/")[1] for k in losses} == {"stage1", "stage2", "stage2_again"}
+
+
+def test_proposals_are_trained_as_class_zero():
+    plan, targets = Plan.sequential(1), random_targets([3, 2])
+    proposals = predictions(g=1, q=40, seed=9)
+    losses = criterion()(steps(plan), plan, targets, proposals)
+    as_zero = criterion()([proposals], plan, targets.class_agnostic())
+    for kind in ("class", "l1", "giou"):
+        torch.testing.assert_close(losses[f"loss_{kind}/proposals"], as_zero[f"loss_{kind}/stage1"])
+
+
+def test_float32_whatever_the_autocast():
+    plan, targets = Plan.sequential(1), random_targets([3, 2])
+    outputs = steps(plan)
+    half = [StagePrediction(s.logits.bfloat16(), s.boxes) for s in outputs]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = criterion()(half, plan, targets)
+    exact = criterion()([StagePrediction(h.logits.float(), h.boxes) for h in half], plan, targets)
+    for key, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[key], rtol=0, atol=0)
