@@ -309,9 +309,9 @@ SQR_INLINE void backward_kernel(const BackwardTask<T>& t) {
   const int64_t capacity = round_up(block * points, 16);
   const Taps<T> taps(t.scratch, capacity);
   for (int64_t i = 0; i < capacity; ++i) taps.set_level(i, t.level);
-  for (int64_t first = 0; first < t.queries; first += block) {
-    const int64_t last = std::min(first + block, t.queries), n = (last - first) * points;
-    for (int64_t q = last; q < std::min(last + block, t.queries); ++q) {
+  for (int64_t first = t.begin; first < t.end; first += block) {
+    const int64_t last = std::min(first + block, t.end), n = (last - first) * points;
+    for (int64_t q = last; q < std::min(last + block, t.end); ++q) {
       prefetch(t.locations + q * t.location_stride, 2 * points);
       prefetch(t.weights + q * t.weight_stride, points * t.weight_point_stride);
       if (t.out_point_stride == 0) prefetch(t.grad_out + q * t.out_stride, t.row);
