@@ -5,7 +5,7 @@ from .heads import make_heads
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .neck import ConvNeck
-from .position import SinePositionEmbedding, resize_mask, sine_encoding
+from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
 
 __all__ = [
     "FFN",
@@ -13,6 +13,7 @@ __all__ = [
     "ConvNeck",
     "MultiScaleDeformableAttention",
     "SinePositionEmbedding",
+    "box_encoding",
     "make_activation",
     "make_heads",
     "resize_mask",
