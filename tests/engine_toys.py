@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import random
+import signal
+from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
@@ -48,15 +54,27 @@ class Block(nn.Module):
 
 
 class ToyDetector(nn.Module):
-    """Two stages, dropout, losses named like a detector's, normalised by a count averaged over processes."""
+    """Two stages, dropout, losses named like a detector's, normalised by a count averaged over processes.
 
-    def __init__(self, *, channels: int = 6, dropout: float = 0.3, explode_on: int | None = None):
+    ``explode_on``: the image id that makes a loss NaN; ``interrupt_at``: the training step that sends SIGINT.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 6,
+        dropout: float = 0.3,
+        explode_on: int | None = None,
+        interrupt_at: int | None = None,
+    ):
         super().__init__()
         self.backbone = nn.Linear(3, channels)
         self.stages = nn.ModuleList(Block(channels) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
         self.box_head = nn.Linear(channels, 4)
         self.explode_on = explode_on
+        self.interrupt_at = interrupt_at
+        self.steps = 0
 
     def forward(self, batched_inputs: list[dict]):
         device = self.box_head.weight.device
@@ -68,6 +86,9 @@ class ToyDetector(nn.Module):
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         count = count / comm.get_world_size()
+        self.steps += 1
+        if self.steps == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
         losses = {}
         for number, stage in enumerate(self.stages, start=1):
             x = self.dropout(stage(x))
@@ -101,3 +122,27 @@ class ToyEvaluator(DatasetEvaluator):
 
     def evaluate(self):
         return {"bbox": {"AP": float(self.images), "AP50": float("nan")}}
+
+
+TOY_CONFIG = str(Path(__file__).parent / "engine" / "toy_config.py")
+
+
+def run_toy(output_dir, *overrides: str, config: str = TOY_CONFIG, **flags) -> int:
+    """Run train_net.py's main in this process on the toys; return the exit code."""
+    import train_net
+    from sqr.engine import run_command
+
+    arguments = ["--config-file", config, *(f"--{k.replace('_', '-')}" for k, v in flags.items() if v)]
+    for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process
+        logging.getLogger(name).handlers.clear()
+    args = default_argument_parser().parse_args([*arguments, f"train.output_dir={output_dir}", *overrides])
+    return run_command(train_net.main, args)
+
+
+def read_metrics(output_dir) -> dict[int, dict]:
+    """Lines of metrics.json by iteration; the last one where an iteration stands twice."""
+    lines = [json.loads(line) for line in (Path(output_dir) / "metrics.json").read_text().splitlines()]
+    merged: dict[int, dict] = {}
+    for line in lines:
+        merged.setdefault(line.get("iteration"), {}).update(line)
+    return merged

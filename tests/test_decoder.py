@@ -6,20 +6,10 @@ import pytest
 import torch
 
 from helpers import build, random_batch
-from small_models import DETECTORS, PLANS, small_config
+from small_models import DETECTORS, PLANS, lively, small_config
 from sqr.decoder import RecollectingDecoder
 from sqr.recollection import Plan
 from sqr.structures import QueryState
-
-
-def lively(model):
-    """Random weights behind the backbone: the published initialisation makes boxes and sampling points all alike."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1 and not name.startswith("backbone."):
-                p.add_(torch.randn(p.shape, generator=generator) * 0.1)
-    return model
 
 
 def memory_and_queries(model, batch):

@@ -1,8 +1,8 @@
 """AdamW as the DETR papers use it: weight decay 1e-4 on everything, smaller steps for some parameters."""
 
 import torch
-
 from detectron2.config import LazyCall as L
+
 from sqr.engine import get_param_groups
 
 # Deformable DETR (Zhu et al., ICLR 2021), and SQR on it: 2e-4; backbone, offsets and reference points x0.1.

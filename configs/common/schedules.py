@@ -1,6 +1,7 @@
-"""Learning-rate schedules, as multipliers of the base rate. Milestones are in epochs of a run of ``total`` epochs."""
+"""Learning-rate schedules, as multipliers of the base rate. Milestones are in epochs of ``total``."""
 
 from detectron2.config import LazyCall as L
+
 from sqr.engine import step_schedule
 
 # DETR-family recipes: /10 at epoch 40 of 50, no warm-up.

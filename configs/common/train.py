@@ -2,21 +2,24 @@
 
 import torch
 
-train = dict(
-    output_dir="./output",
-    # A path or URL of initial weights: Detectron2 .pth or .pkl, a torchvision ResNet, a published detector; "" for none.
-    init_checkpoint="",
-    max_iter=90000,
-    seed=42,  # of everything: weights, sample order, augmentation, dropout; -1 draws one and records it
-    device="cuda" if torch.cuda.is_available() else "cpu",
-    amp=dict(enabled=False, dtype="bfloat16"),  # or float16, on GPUs
-    clip_grad=dict(max_norm=0.1, norm_type=2.0),  # of the global gradient norm; max_norm=null for no clipping
-    checkpointer=dict(period=5000, max_to_keep=3),
-    eval_period=5000,  # iterations between evaluations; 0 evaluates only at the end
-    log_period=20,
-    cudnn_benchmark=False,
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-)
+train = {
+    "output_dir": "./output",
+    # A path or URL of initial weights: Detectron2 .pth or .pkl, a torchvision ResNet, a published
+    # detector; "" for none.
+    "init_checkpoint": "",
+    "max_iter": 90000,
+    "seed": 42,  # of everything: weights, sample order, augmentation, dropout; -1 draws one and records it
+    "device": "cuda" if torch.cuda.is_available() else "cpu",
+    "amp": {"enabled": False, "dtype": "bfloat16"},  # or float16, on GPUs
+    "clip_grad": {"max_norm": 0.1, "norm_type": 2.0},  # of the global norm; max_norm=null for no clipping
+    "checkpointer": {"period": 5000, "max_to_keep": 3},
+    "eval_period": 5000,  # iterations between evaluations; 0 evaluates only at the end
+    "log_period": 20,
+    "cudnn_benchmark": False,
+    "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False},
+}
 
-# ImageNet weights of torchvision's ResNet-50 in Detectron2's format, for train.init_checkpoint of the R50 recipes.
+# ImageNet weights of torchvision's ResNet-50 in Detectron2's format: train.init_checkpoint of the recipes.
 IMAGENET_R50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+# The same of ResNet-101; Detectron2 hosts no copy, so it is torchvision's own file.
+IMAGENET_R101 = "https://download.pytorch.org/models/resnet101-63fe2227.pth"

@@ -11,10 +11,10 @@ A config is a file or a name of the model zoo. ``key=value`` overrides a key of 
 import argparse
 import sys
 
+from detectron2.engine import default_argument_parser
 from omegaconf import DictConfig
 from torch import nn
 
-from detectron2.engine import default_argument_parser
 from sqr import engine
 
 

@@ -31,7 +31,7 @@ class SetCriterion(nn.Module):
         matcher: assigns queries to objects.
         classification: class loss and probabilities.
         class_weight: weight of the class loss (2 in Deformable DETR and AdaMixer, 1 in DETR and DAB-DETR).
-        l1_weight: weight of the L1 loss of normalised cxcywh boxes.
+        l1_weight: weight of the L1 loss of normalised boxes, in the matcher's ``l1_format``.
         giou_weight: weight of ``1 - GIoU``.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
         step_weights: a factor for each step of the plan; 1 each when None.
@@ -142,7 +142,8 @@ class SetCriterion(nn.Module):
         giou = generalized_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal), reduction="none")
         return {
             "class": self.classification.loss(prediction.logits, matched, targets.labels.expand_as(match), normaliser),
-            "l1": (boxes - goal).abs().sum((1, 2)) / normaliser,
+            "l1": (self.matcher.l1_coordinates(boxes) - self.matcher.l1_coordinates(goal)).abs().sum((1, 2))
+            / normaliser,
             "giou": giou.sum(1) / normaliser,
         }
 

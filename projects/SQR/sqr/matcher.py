@@ -15,6 +15,8 @@ from .classification import Classification
 from .structures import StagePrediction
 from .targets import Targets
 
+L1_FORMATS = ("cxcywh", "xyxy")
+
 
 class MatchingProblem(NamedTuple):
     """Predictions ``(B, G, Q, ...)`` to match with the objects of their images; ``group_names`` are for messages."""
@@ -33,8 +35,10 @@ class HungarianMatcher:
     Args:
         classification: gives the class cost of logits.
         class_weight: weight of the class cost.
-        l1_weight: weight of the L1 distance of normalised cxcywh boxes.
+        l1_weight: weight of the L1 distance of normalised boxes.
         giou_weight: weight of the negative generalised IoU.
+        l1_format: the coordinates whose L1 distance counts, here and in the criterion's L1 loss: "cxcywh" (DETR and
+            most of its successors) or "xyxy" (AdaMixer).
     """
 
     def __init__(
@@ -44,9 +48,17 @@ class HungarianMatcher:
         class_weight: float = 2.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
+        l1_format: str = "cxcywh",
     ):
+        if l1_format not in L1_FORMATS:
+            raise ValueError(f"l1_format={l1_format!r}: one of {', '.join(L1_FORMATS)}")
+        self.l1_format = l1_format
         self.classification = classification
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+
+    def l1_coordinates(self, boxes: Tensor) -> Tensor:
+        """``(..., 4)`` normalised cxcywh -> the coordinates whose L1 distance is cost and loss."""
+        return boxes if self.l1_format == "cxcywh" else cxcywh_to_xyxy(boxes)
 
     @torch.no_grad()
     def __call__(self, problems: Sequence[MatchingProblem]) -> list[Tensor]:
@@ -101,7 +113,8 @@ class HungarianMatcher:
         used, inverse = classes.unique(return_inverse=True)
         class_cost = self.classification.cost(logits, used.to(logits.device)).transpose(1, 2)
         cost = self.class_weight * class_cost[:, inverse.to(logits.device)]
-        cost += self.l1_weight * torch.cdist(target_boxes.expand(len(boxes), -1, -1), boxes, p=1)
+        goal = self.l1_coordinates(target_boxes).expand(len(boxes), -1, -1)
+        cost += self.l1_weight * torch.cdist(goal, self.l1_coordinates(boxes), p=1)
         cost -= self.giou_weight * pairwise_giou(cxcywh_to_xyxy(target_boxes), cxcywh_to_xyxy(boxes))
         return cost
 

@@ -65,7 +65,9 @@ class Plan:
     """
 
     def __init__(self, steps: Iterable[tuple[int, Sequence[int]]], num_stages: int | None = None):
-        self.steps = tuple(Step(int(stage), tuple(sorted(int(i) for i in sources))) for stage, sources in steps)
+        self.steps = tuple(
+            Step(int(stage), tuple(sorted(int(i) for i in sources))) for stage, sources in steps
+        )
         if not self.steps:
             raise ValueError("a plan needs at least one step")
         self.num_stages = max(step.stage for step in self.steps) if num_stages is None else int(num_stages)
@@ -110,7 +112,9 @@ class Plan:
                 recollects from the initial queries on, ``k`` keeps the cascade sequential before stage ``k + 1``.
         """
         if window < 1:
-            raise ValueError(f"window={window}: a stage needs at least its predecessor's output, so window >= 1")
+            raise ValueError(
+                f"window={window}: a stage needs at least its predecessor's output, so window >= 1"
+            )
         oldest = _oldest_output(num_stages, start)
         return cls((s, range(min(s - 1, max(oldest, s - window)), s)) for s in _stage_numbers(num_stages))
 
@@ -145,7 +149,9 @@ class Plan:
         plan = cls(zip(stages, sources, strict=True))
         missing = sorted(set(range(1, plan.num_stages + 1)) - set(stages))
         if missing:
-            raise ValueError(f"no step runs stage {missing[0]}: stages 1 to {plan.num_stages} must each be trained")
+            raise ValueError(
+                f"no step runs stage {missing[0]}: stages 1 to {plan.num_stages} must each be trained"
+            )
         return plan
 
     @classmethod
@@ -155,7 +161,9 @@ class Plan:
         try:
             build = _NAMED_PLANS[name.lower()]
         except KeyError:
-            raise ValueError(f"unknown recollection plan {name!r}; one of {', '.join(_NAMED_PLANS)}") from None
+            raise ValueError(
+                f"unknown recollection plan {name!r}; one of {', '.join(_NAMED_PLANS)}"
+            ) from None
         return getattr(cls, build)(num_stages)
 
     # ------------------------------------------------------------------ questions

@@ -108,6 +108,23 @@ class MultiScaleMemory:
 
 
 @dataclass
+class PyramidMemory:
+    """Feature maps of several levels, flattened level after level, for detectors that sample them in pixels.
+
+    Attributes:
+        tokens: ``(B, N, C)``, padding included.
+        spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
+        strides: pixels of the padded input image that a level's pixel stands for.
+        image_sizes: ``(B, 2)`` float32 width and height of the unpadded images in pixels.
+    """
+
+    tokens: Tensor
+    spatial_shapes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    image_sizes: Tensor
+
+
+@dataclass
 class StageOutputs:
     """The predictions of all stages for one image, query ids aligned over stages.
 

@@ -74,6 +74,32 @@ def _mmdet_deformable_detr(state_dict: StateDict) -> Rules:
     ]  # fmt: skip
 
 
+def _mmdet_adamixer(state_dict: StateDict) -> Rules:
+    stage, ours = r"(?:roi_head\.)?bbox_head\.(\d+)\.", r"decoder.stages.\1."
+    return [
+        *resnet_rules(r"backbone\."),
+        (r"neck\.lateral_convs\.(\d+)\.conv\.(.+)", r"encoder.neck.convs.\1.\2"),
+        (r"neck\.gn_out\.(.+)", r"encoder.neck.norm.\1"),
+        (r"(?:rpn_head\.)?init_proposal_bboxes\.weight", r"query_generator.init_boxes"),
+        (r"(?:rpn_head\.)?init_content_features\.weight", r"query_generator.init_content.weight"),
+        (stage + r"iof_tau", ours + r"iof_tau"),
+        (stage + r"attention\.attn\.(.+)", ours + r"self_attn.\2"),
+        (stage + r"attention_norm\.(.+)", ours + r"norm1.\2"),
+        (stage + r"sampling_n_mixing\.sampling_offset_generator\.0\.(.+)", ours + r"sampling.offsets.\2"),
+        (stage + r"sampling_n_mixing\.adaptive_mixing\.parameter_generator\.0\.(.+)",
+         ours + r"mixing.parameter_generator.\2"),
+        (stage + r"sampling_n_mixing\.adaptive_mixing\.out_proj\.(.+)", ours + r"mixing.out_proj.\2"),
+        (stage + r"sampling_n_mixing\.norm\.(.+)", ours + r"norm2.\2"),
+        (stage + r"ffn\.layers\.0\.0\.(.+)", ours + r"ffn.linear1.\2"),
+        (stage + r"ffn\.layers\.1\.(.+)", ours + r"ffn.linear2.\2"),
+        (stage + r"ffn_norm\.(.+)", ours + r"norm3.\2"),
+        (stage + r"cls_fcs\.([01])\.(.+)", ours + r"class_embed.\2.\3"),
+        (stage + r"reg_fcs\.([01])\.(.+)", ours + r"bbox_embed.\2.\3"),
+        (stage + r"fc_cls\.(.+)", ours + r"class_embed.3.\2"),
+        (stage + r"fc_reg\.(.+)", ours + r"bbox_embed.3.\2"),
+    ]  # fmt: skip
+
+
 def _torchvision_resnet(state_dict: StateDict) -> Rules:
     return [*resnet_rules(""), (r"fc\..+", None)]
 
@@ -111,6 +137,16 @@ LAYOUTS = (
             r"(?:bbox_head\.)?cls_branches\.0\.weight",
         ),
         rules=_mmdet_deformable_detr,
+    ),
+    Layout(
+        name="mmdet_adamixer",
+        source="MCG-NJU/AdaMixer and Fangyi-Chen/SQR",
+        signature=(
+            r"(?:roi_head\.)?bbox_head\.0\.iof_tau",
+            r"(?:roi_head\.)?bbox_head\.0\.sampling_n_mixing\.adaptive_mixing\.out_proj\.weight",
+            r"(?:rpn_head\.)?init_content_features\.weight",
+        ),
+        rules=_mmdet_adamixer,
     ),
     Layout(
         name="torchvision_resnet",

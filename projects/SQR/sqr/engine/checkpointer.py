@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .errors import UserError, one_line
@@ -17,8 +16,8 @@ from .errors import UserError, one_line
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer for the checkpoints of this project's runs.
 
-    A file appears under its name only when it is complete, and ``last_checkpoint`` names it only afterwards: a full
-    disk or a kill leaves the previous checkpoint in force.
+    A file appears under its name only when it is complete, and ``last_checkpoint`` names it only
+    afterwards: a full disk or a kill leaves the previous checkpoint in force.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 
 import torch.multiprocessing as mp
-
 from detectron2.engine import launch
 from detectron2.utils import comm
 
@@ -24,8 +23,8 @@ from .errors import UserError
 def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
     """Run ``main(args)`` in ``args.num_gpus`` processes a machine and return the exit code.
 
-    0 for success, 1 for an error that the user can mend, 2 for a command line or config that makes no sense, 128 + n
-    for signal n. Such errors are one line on stderr; any other exception keeps its traceback.
+    0 for success, 1 for an error that the user can mend, 2 for a command line or config that makes no
+    sense, 128 + n for signal n. Such errors are one line on stderr; any other exception keeps its traceback.
     """
     device = next((o.partition("=")[2] for o in reversed(args.opts) if o.startswith("train.device=")), None)
     several = args.num_gpus * args.num_machines > 1

@@ -1,4 +1,4 @@
-"""Configs: found by name, checked against what they call before anything is built, saved so that they load back."""
+"""Configs: found by name, checked against what they call before anything is built, saved to load back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig
-from omegaconf.errors import OmegaConfBaseException
-
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UsageError, one_line
 from .overrides import apply_overrides
@@ -87,11 +86,11 @@ def check_train_section(cfg: DictConfig) -> None:
 
 
 def check_calls(cfg: DictConfig) -> None:
-    """Check the argument names, and plain values' types, of every call in a config against its target's signature.
+    """Check argument names, and plain values' types, of every call in a config against its target.
 
     Raises:
-        UsageError: a target that does not exist, an argument it does not take or needs and does not get, or a value
-            that is not of the annotated type.
+        UsageError: a target that does not exist, an argument it does not take or needs and does not get,
+            or a value that is not of the annotated type.
     """
     for path, node in _calls(cfg, ""):
         target = node.get("_target_")
@@ -135,7 +134,8 @@ def _check_names(path: str, node: DictConfig, function: Any, parameters: typing.
             close = difflib.get_close_matches(key, named, n=1)
             hint = f"did you mean {path}.{close[0]}?" if close else f"it takes {', '.join(named) or 'none'}"
             raise UsageError(f"{path}.{key}: {label} has no argument {key}; {hint}")
-    # @configurable and the like accept a whole config in place of their arguments; they take anything by name.
+    # @configurable and the like accept a whole config in place of their arguments; they take anything by
+    # name.
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return
     for name in named:
@@ -180,6 +180,6 @@ def save_config(cfg: DictConfig, path: str) -> None:
         LazyConfig.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, AttributeError, TypeError, ImportError) as error:
         raise UsageError(
-            f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and plain "
-            "values in configs"
+            f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and "
+            "plain values in configs"
         ) from error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-from detectron2.utils import comm
 
 from .errors import UsageError
 
@@ -56,7 +55,8 @@ def create_ddp_model(
 ) -> nn.Module:
     """Wrap a model for several processes, on CPU too; with one process it is returned as it is.
 
-    Detectron2's function of this name always passes ``device_ids``, which PyTorch refuses for modules on the CPU.
+    Detectron2's function of this name always passes ``device_ids``, which PyTorch refuses for modules on
+    the CPU.
     """
     if comm.get_world_size() == 1:
         return model

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: ``train_net.py`` prints them as one line and leaves with their exit code."""
+"""Errors that are the user's to mend: ``train_net.py`` prints one line and leaves with their exit code."""
 
 from __future__ import annotations
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
 
 from .distributed import unwrap
 from .errors import UserError, one_line
@@ -37,8 +36,9 @@ class LoadReport:
 def load_model_weights(model: nn.Module, source: str, *, complete: bool = False) -> LoadReport:
     """Load a checkpoint's weights into a model, whatever its layout.
 
-    Understood are this project's and Detectron2's ``.pth``, Detectron2's ``.pkl`` (its name-matching included),
-    torchvision ResNet state dicts, and the published detector layouts that :mod:`sqr.checkpoint` converts.
+    Understood are this project's and Detectron2's ``.pth``, Detectron2's ``.pkl`` (its name-matching
+    included), torchvision ResNet state dicts, and the published detector layouts that
+    :mod:`sqr.checkpoint` converts.
 
     Args:
         model: possibly wrapped for several processes.
@@ -46,15 +46,15 @@ def load_model_weights(model: nn.Module, source: str, *, complete: bool = False)
         complete: every tensor of the model must be in the file, as for an evaluation.
 
     Raises:
-        UserError: no such file, not readable, not fetchable, an unknown layout, a tensor of another shape, more
-            tensors that do not fit than that do, or (``complete``) a missing tensor.
+        UserError: no such file, not readable, not fetchable, an unknown layout, a tensor of another shape,
+            more tensors that do not fit than that do, or (``complete``) a missing tensor.
     """
     model = unwrap(model)
     if not source:
         logger.info("Starting from random weights (train.init_checkpoint is empty)")
         return LoadReport(missing=list(model.state_dict()))
     target = model.state_dict()
-    weights = _fit_names(_state_dict(_read(fetch(source), source), source), target, source)
+    weights = _fit_names(_unpack(_read(fetch(source), source), source), target, source)
     report = LoadReport(
         loaded=[k for k in weights if k in target],
         missing=[k for k in target if k not in weights],
@@ -83,7 +83,8 @@ def fetch(source: str) -> str:
         path = PathManager.get_local_path(source)
     except Exception as error:  # whatever the handler of the URL's scheme raises
         raise UserError(
-            f"train.init_checkpoint={source} cannot be fetched ({one_line(error)}); give a local path, or {_WITHOUT}"
+            f"train.init_checkpoint={source} cannot be fetched ({one_line(error)}); give a local path, "
+            f"or {_WITHOUT}"
         ) from error
     if not os.path.isfile(path):
         raise UserError(f"train.init_checkpoint={source}: no such file{'' if is_url else f'; {_WITHOUT}'}")
@@ -117,8 +118,19 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _state_dict(data: Any, source: str) -> dict[str, Any]:
-    """The tensors of a checkpoint, ``module.`` prefixes removed; ``matching`` marks Detectron2's loose names."""
+@dataclass
+class _Weights:
+    """The tensors of a checkpoint, ``module.`` prefixes removed, and how they are named.
+
+    ``loose``: names are parts of the model's (``res2.0.conv1.weight``); ``caffe2``: in Caffe2's spelling.
+    """
+
+    tensors: dict[str, Tensor]
+    loose: bool
+    caffe2: bool
+
+
+def _unpack(data: Any, source: str) -> _Weights:
     if not isinstance(data, dict):
         raise UserError(
             f"train.init_checkpoint={source} holds a {type(data).__name__}, not a dict of tensors"
@@ -136,15 +148,14 @@ def _state_dict(data: Any, source: str) -> dict[str, Any]:
     }
     if not weights:
         raise UserError(f"train.init_checkpoint={source} holds no tensors")
-    return {"weights": weights, "loose": loose, "caffe2": caffe2}
+    return _Weights(weights, loose, caffe2)
 
 
-def _fit_names(data: dict[str, Any], target: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+def _fit_names(data: _Weights, target: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Bring a checkpoint's names to the model's."""
-    weights = data["weights"]
-    if data["loose"]:
-        weights = align_and_update_state_dicts(target, weights, c2_conversion=data["caffe2"])
-        return {k: v for k, v in weights.items() if not k.startswith("fc1000") and k != "stem.fc.weight"}
+    weights = data.tensors
+    if data.loose:
+        return align_and_update_state_dicts(target, weights, c2_conversion=data.caffe2)
     if any(k in target for k in weights):
         return weights
     if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
@@ -180,29 +191,30 @@ def _from_torchvision_resnet(
 def _check(
     report: LoadReport, weights: dict[str, Tensor], target: dict[str, Tensor], source: str, complete: bool
 ) -> None:
-    where = f"train.init_checkpoint={source}"
+    problem = None
     wrong = [k for k in report.loaded if weights[k].shape != target[k].shape]
     if len(report.loaded) <= len(report.unexpected):
-        raise UserError(
-            f"{where} does not fit: {len(report.loaded)} of its {len(weights)} tensors have a place in the model, "
-            f"{_summary(report.unexpected)} have none; is it for this model.{'' if complete else ' Or ' + _WITHOUT}"
+        problem = (
+            f"is for another model: {len(report.loaded)} of its {len(weights)} tensors have a place in "
+            f"this one, {_summary(report.unexpected)} have none"
         )
-    if wrong:
-        shapes = [
-            f"{k} is {tuple(weights[k].shape)} in the file, {tuple(target[k].shape)} in the model"
-            for k in wrong
-        ]
-        raise UserError(
-            f"{where}: {len(wrong)} tensors have another shape: {'; '.join(shapes[:4])}{'; ...' if len(wrong) > 4 else ''}"
+    elif wrong:
+        shapes = "; ".join(
+            f"{k} is {tuple(weights[k].shape)} in the file and {tuple(target[k].shape)} in the model"
+            for k in wrong[:4]
         )
-    if complete and report.missing:
-        raise UserError(
-            f"{where} is not a whole model: {len(report.missing)} tensors missing: {_summary(report.missing)}"
+        problem = f"has {len(wrong)} tensors of another shape: {shapes}{'; ...' if len(wrong) > 4 else ''}"
+    elif complete and report.missing:
+        problem = (
+            f"is not a whole model: {len(report.missing)} tensors are missing: {_summary(report.missing)}"
         )
+    if problem:
+        hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
+        raise UserError(f"train.init_checkpoint={source} {problem}; {hint}")
 
 
 def _summary(keys: list[str], limit: int = 6) -> str:
-    """The first two components of the keys with their numbers: ``decoder.layers (120), class_head.bias (1)``."""
+    """The first two components of the keys with their numbers: ``decoder.layers (120), class_head (2)``."""
     counts: dict[str, int] = {}
     for key in keys:
         head = ".".join(key.split(".")[:2])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler, ParamScheduler
-from torch import nn
-
 from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler, ParamScheduler
+from torch import nn
 
 from .errors import UserError
 
@@ -28,8 +27,9 @@ def get_param_groups(
         model: frozen parameters are left out, shared ones counted once.
         base_lr: learning rate of everything that no pattern names.
         weight_decay: of all parameters. The DETR papers decay norms and biases like everything else.
-        lr_multipliers: pattern to factor. A pattern is one or several whole components of a parameter's dotted
-            name: ``sampling_offsets`` takes ``decoder.0.attn.sampling_offsets.weight``. The first that fits wins.
+        lr_multipliers: pattern to factor. A pattern is one or several whole components of a parameter's
+            dotted name: ``sampling_offsets`` takes ``decoder.0.attn.sampling_offsets.weight``. The first
+            that fits wins.
         weight_decay_norm: another weight decay for the parameters of normalisation layers; None for the same.
 
     Returns:
@@ -57,8 +57,8 @@ def get_param_groups(
     if unused:
         parts = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
         raise UserError(
-            f"lr_multipliers: no parameter is named {', '.join(map(repr, sorted(unused)))}; the parts of this "
-            f"model's parameter names are {', '.join(parts[:40])}{', ...' if len(parts) > 40 else ''}"
+            f"lr_multipliers: no parameter is named {', '.join(map(repr, sorted(unused)))}; the parts of "
+            f"this model's parameter names are {', '.join(parts[:40])}{', ...' if len(parts) > 40 else ''}"
         )
     if not groups:
         raise UserError("the model has no trainable parameter")
@@ -78,7 +78,8 @@ def step_schedule(
 
     Args:
         milestones: where the rate is multiplied by ``gamma``, in the unit of ``total``.
-        total: length of the run in the unit of the milestones: 50 (epochs), 90000 (iterations) or 1.0 (shares).
+        total: length of the run in the unit of the milestones: 50 (epochs), 90000 (iterations) or 1.0
+            (shares).
         max_iter: length of the run in iterations.
         gamma: factor at each milestone.
         warmup_iters: iterations of linear warm-up; 0 for none, as the DETR recipes have it.
@@ -95,7 +96,7 @@ def step_schedule(
     # Steps that a very short run rounds to its first or past its last iteration do not happen in it.
     steps = [step for m in milestones if 0 < (step := round(m / total * max_iter)) < max_iter]
     values = {step: gamma ** (number + 1) for number, step in enumerate(steps)}
-    schedule: ParamScheduler = ConstantParamScheduler(1.0)
+    schedule: ParamScheduler = _Constant()
     if values and max_iter > len(values):
         schedule = MultiStepParamScheduler(
             [1.0, *values.values()], num_updates=max_iter, milestones=list(values)
@@ -103,3 +104,10 @@ def step_schedule(
     if warmup_iters:
         schedule = WarmupParamScheduler(schedule, warmup_factor, min(warmup_iters / max_iter, 1.0))
     return schedule
+
+
+class _Constant(ParamScheduler):
+    """1 throughout; fvcore's constant refuses ``where == 1``, which Detectron2 asks for after the last iteration."""
+
+    def __call__(self, where: float) -> float:
+        return 1.0

@@ -25,8 +25,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         ``cfg``.
 
     Raises:
-        UsageError: an override that cannot be parsed, names no key (the nearest ones are suggested), puts a value in
-            the place of a section, or text in the place of a number.
+        UsageError: an override that cannot be parsed, names no key (the nearest ones are suggested), puts
+            a value in the place of a section, or text in the place of a number.
     """
     parser = OverridesParser.create()
     for text in overrides:
@@ -38,8 +38,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         except HydraException as error:
             key, _, raw = text.partition("=")
             raise UsageError(
-                f"override {text!r} cannot be parsed ({one_line(error).split(' See https')[0]}); quote a value with "
-                f"spaces or special characters: '{key}=\"{raw}\"'"
+                f"override {text!r} cannot be parsed ({one_line(error).split(' See https')[0]}); quote a "
+                f"value with spaces or special characters: '{key}=\"{raw}\"'"
             ) from error
         if override.is_delete():
             raise UsageError(f"override {text!r}: keys cannot be removed; set it to null instead")
@@ -47,10 +47,22 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not override.is_add() and not override.is_force_add():
             value = _checked(cfg, key, value, text)
         try:
-            OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+            _update(cfg, key, value)
         except (OmegaConfBaseException, KeyError, IndexError, TypeError, ValueError) as error:
             raise UsageError(f"override {text!r}: {one_line(error)}") from error
     return cfg
+
+
+def _update(cfg: DictConfig, key: str, value: Any) -> None:
+    """Set a key, in the node that an interpolation on the way refers to and not in its place."""
+    parent, _, last = key.rpartition(".")
+    node = find_node(cfg, parent) if parent else cfg
+    if node is not None and OmegaConf.is_config(node) and node._is_interpolation():
+        node = node._dereference_node()
+    if isinstance(node, ListConfig) or (isinstance(node, DictConfig) and not node._is_none()):
+        OmegaConf.update(node, last, value, merge=True, force_add=True)
+    else:
+        OmegaConf.update(cfg, key, value, merge=True, force_add=True)
 
 
 def _checked(cfg: DictConfig, key: str, value: Any, text: str) -> Any:

@@ -2,9 +2,10 @@
 
 Two streams are drawn from, and neither has a state that could be lost:
 
-* an image's augmentation is seeded with (seed, position of the sample in the run), in whatever process it runs;
-* a training step (dropout and the like) is seeded with (seed, iteration, rank) before it starts, so that whatever
-  ran between two steps (an evaluation, a checkpoint) does not reach it.
+* an image's augmentation is seeded with (seed, position of the sample in the run), in whatever process it
+  runs;
+* a training step (dropout and the like) is seeded with (seed, iteration, rank) before it starts, so that
+  whatever ran between two steps (an evaluation, a checkpoint) does not reach it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-
 from detectron2.utils import comm
 
 _STEP, _SAMPLE, _EPOCH = 1, 2, 3  # streams of the same seed that must not coincide

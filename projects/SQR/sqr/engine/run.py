@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable
 
 import torch
-from omegaconf import DictConfig
-from torch import nn
-
 from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
 
 from .checkpointer import Checkpointer
 from .distributed import create_ddp_model, resolve_device, unwrap
@@ -43,7 +42,8 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     """Evaluate on ``cfg.dataloader.test`` and log Detectron2's tables and copy-paste lines.
 
     Returns:
-        Task to metric to value on the main process; empty on the others, or without a ``dataloader.evaluator``.
+        Task to metric to value on the main process; empty on the others, or without a
+        ``dataloader.evaluator``.
     """
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Nothing to evaluate: the config has no dataloader.evaluator")
@@ -76,8 +76,9 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
         loader = instantiate(cfg.dataloader.train)
     if not isinstance(loader, TrainLoader):
         raise UserError(
-            f"dataloader.train makes a {type(loader).__name__}; exact resume needs sqr.engine.build_train_loader, "
-            "which takes the arguments of Detectron2's build_detection_train_loader"
+            f"dataloader.train makes a {type(loader).__name__}; exact resume needs "
+            "sqr.engine.build_train_loader, which takes the arguments of "
+            "Detectron2's build_detection_train_loader"
         )
     amp, clip = cfg.train.amp, cfg.train.clip_grad
     return Trainer(
@@ -162,7 +163,8 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
     if done < trainer.max_iter:
         checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
         comm.synchronize()  # no process leaves before the checkpoint is there
-        text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. Go on with the same command and --resume"
+        text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
+        text += "Go on with the same command and --resume"
     else:
         text = f"{stop} during the last evaluation; training is complete. Run it again with --eval-only"
     return TrainingInterrupted(text, stop.signal_number)

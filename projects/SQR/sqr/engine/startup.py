@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
-
-import sqr
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+import sqr
 
 from .config import save_config
 from .errors import as_user_error
@@ -25,8 +25,8 @@ from .rng import resolve_seed, seed_process
 def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Prepare ``cfg.train.output_dir``, loggers and seeds; settle ``cfg.train.seed`` if it was left open.
 
-    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run) and ``environment.txt`` (command,
-    versions, git state).
+    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run) and ``environment.txt``
+    (command, versions, git state).
 
     Raises:
         UserError: the output folder cannot be written.
@@ -49,7 +49,7 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
                 save_config(cfg, str(output_dir / "config.yaml"))
     logger.info("Command: %s", shlex.join(sys.argv))
     logger.info(
-        "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt, metrics.json)",
+        "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt)",
         comm.get_world_size(), cfg.train.device, cfg.train.seed, output_dir,
     )  # fmt: skip
     seed_process(cfg.train.seed)
@@ -58,7 +58,8 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 def describe_environment() -> str:
     """The command, this package's version and git state, and the versions of everything below it."""
-    return f"command: {shlex.join(sys.argv)}\nsqr: {sqr.__version__}\ngit: {_git_state()}\n\n{collect_env_info()}"
+    head = f"command: {shlex.join(sys.argv)}\nsqr: {sqr.__version__}\ngit: {_git_state()}"
+    return f"{head}\n\n{collect_env_info()}"
 
 
 def _git_state() -> str:

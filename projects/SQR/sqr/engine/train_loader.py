@@ -1,10 +1,10 @@
 """The training data loader: Detectron2's interface, and a stream that can be entered at any sample.
 
-Detectron2's own loader is one endless stream seeded once; a resumed run starts it from the beginning. Here sample
-``p`` of a run (p = 0, 1, 2, ...; all processes together) is a pure function of (seed, p): its image is entry
-``p mod N`` of a permutation drawn for pass ``p div N``, its augmentation is seeded with (seed, p). Process ``r`` of
-``W`` takes positions r, r + W, ... as Detectron2's sampler does, so an iteration sees the same images with any
-number of processes and any number of workers.
+Detectron2's own loader is one endless stream seeded once; a resumed run starts it from the beginning. Here
+sample ``p`` of a run (p = 0, 1, 2, ...; all processes together) is a pure function of (seed, p): its image
+is entry ``p mod N`` of a permutation drawn for pass ``p div N``, its augmentation is seeded with (seed,
+p). Process ``r`` of ``W`` takes positions r, r + W, ... as Detectron2's sampler does, so an iteration sees
+the same images with any number of processes and any number of workers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
-
 from detectron2.data import DatasetFromList
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .errors import UserError, one_line
 from .rng import epoch_permutation, seeded_sample
@@ -45,9 +44,11 @@ def build_train_loader(
 
     Args:
         dataset: dataset dicts (``get_detection_dataset_dicts``) or a map-style dataset of them.
-        mapper: dataset dict to model input, e.g. ``DatasetMapper``; None as a result means "take another image".
+        mapper: dataset dict to model input, e.g. ``DatasetMapper``; None as a result means "take another
+            image".
         total_batch_size: images an iteration, all processes together.
-        aspect_ratio_grouping: only batch wide images with wide ones; needs ``width`` and ``height`` in the dicts.
+        aspect_ratio_grouping: only batch wide images with wide ones; needs ``width`` and ``height`` in the
+            dicts.
         num_workers: loader processes of each training process; 0 loads in the training process itself.
         shuffle: draw a new order for each pass; False goes through the dataset in order.
         seed: of the order and of augmentations. The trainer sets it from ``train.seed``.
@@ -61,8 +62,8 @@ def build_train_loader(
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
         raise UserError(
-            f"dataloader.train.total_batch_size={total_batch_size} must be a positive multiple of the number of "
-            f"processes ({world_size})"
+            f"dataloader.train.total_batch_size={total_batch_size} must be a positive multiple of the number "
+            f"of processes ({world_size})"
         )
     wide = _wide_images(dataset) if aspect_ratio_grouping else None
     if isinstance(dataset, list):
@@ -74,7 +75,7 @@ def build_train_loader(
 
 
 class TrainLoader:
-    """An endless iterable of batches; :meth:`start_at` says which one comes first. See :func:`build_train_loader`."""
+    """An endless iterable of batches, from the one that :meth:`start_at` names."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class TrainLoader:
         self.first_sample = 0
 
     def start_at(self, sample: int, *, seed: int) -> None:
-        """Make the next iteration over the loader begin after ``sample`` samples of the run (all processes)."""
+        """Make the next iteration over the loader begin after ``sample`` samples of the run."""
         self.first_sample, self.seed = int(sample), int(seed)
 
     def __iter__(self) -> Iterator[Any]:
@@ -119,7 +120,7 @@ class TrainLoader:
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=_as_list,
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=_outlive_stop_signals,
             # A generator of its own: the default one would take a number from the training process's stream.
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -163,16 +164,17 @@ class PositionSampler(Sampler):
             samples = self._samples(self.first_sample + self.rank)
             while True:
                 yield list(itertools.islice(samples, self.batch_size))
-        # Which images wait in a bucket depends on all earlier ones, so the (cheap) grouping of indices is replayed.
+        # Which images wait in a bucket depends on all earlier ones, so the (cheap) grouping of indices is
+        # replayed.
         used = 0
         for batch in self._grouped(self._samples(self.rank)):
             if used >= self.first_sample:
                 yield batch
             used += self.batch_size * self.world_size
 
-    def _samples(self, position: int) -> Iterator[tuple[int, int]]:
+    def _samples(self, first: int) -> Iterator[tuple[int, int]]:
         epoch, order = -1, None
-        for position in itertools.count(position, self.world_size):
+        for position in itertools.count(first, self.world_size):
             if position // self.size != epoch:
                 epoch = position // self.size
                 order = epoch_permutation(self.seed, epoch, self.size).tolist() if self.shuffle else None
@@ -209,7 +211,8 @@ class SeededDataset(Dataset):
                 sample = self.dataset[index]
                 try:
                     mapped = self.mapper(sample)
-                # A missing file, one that PIL cannot read, a truncated PNG, a size that is not the annotated one.
+                # A missing file, one that PIL cannot read, a truncated PNG, a size that is not the
+                # annotated one.
                 except (OSError, SyntaxError, SizeMismatchError) as error:
                     name = sample.get("file_name", f"image {index}")
                     return _Unreadable(f"cannot load the training image {name}: {one_line(error)}")
@@ -228,10 +231,11 @@ def _as_list(samples: list) -> list:
     return samples
 
 
-def _ignore_stop_signals(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM go to the whole process group; the training process decides when to end.
+def _outlive_stop_signals(worker: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group, and the training process, which decides when
+    # to end, still needs batches. A worker that nobody ends does so itself after a while.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
 
 
 def _wide_images(dataset: Sequence[dict] | Dataset) -> np.ndarray:

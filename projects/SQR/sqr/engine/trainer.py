@@ -1,4 +1,4 @@
-"""The training loop: Detectron2's ``SimpleTrainer`` with clipping, mixed precision, exact resume and clean stops."""
+"""The training loop: Detectron2's ``SimpleTrainer`` with clipping, autocast, exact resume and clean stops."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
 
 from .errors import UserError, one_line
 from .rng import seed_step
@@ -34,8 +33,9 @@ class TrainingStopped(Exception):
 class Trainer(SimpleTrainer):
     """Train a model that returns a dict of weighted scalar losses.
 
-    Each iteration moves one vector to the host: all losses, the gradient norm and the stop flag, after the backward
-    pass was queued and before the weights change, so that a non-finite loss never reaches the weights.
+    Each iteration moves one vector to the host: all losses, the gradient norm and the stop flag, after the
+    backward pass was queued and before the weights change, so that a non-finite loss never reaches the
+    weights.
 
     Args:
         model: in training mode, on its device; possibly wrapped for several processes.
@@ -97,6 +97,13 @@ class Trainer(SimpleTrainer):
                 self.iter += 1
             finally:
                 self.after_train()
+                self._close_loader()
+
+    def _close_loader(self) -> None:
+        """End the loader's worker processes now, not when the last reference to them goes."""
+        if self._data_loader_iter_obj is not None:
+            self._data_loader_iter_obj.close()
+            self._data_loader_iter_obj = None
 
     def run_step(self) -> None:
         if not self.model.training:
@@ -166,7 +173,7 @@ class Trainer(SimpleTrainer):
             if math.isfinite(own_total):
                 what += ", on another process than this one"
         raise UserError(
-            f"iteration {self.iter}: {what}; image ids {_image_ids(data)}. The weights were not changed by it. "
+            f"iteration {self.iter}: {what}; image ids {_image_ids(data)}. It did not reach the weights. "
             "Lower optimizer.lr, or look at these images' annotations"
         )
 

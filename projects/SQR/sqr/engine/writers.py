@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -36,8 +35,9 @@ def default_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
 class ConsoleWriter(CommonMetricPrinter):
     """Detectron2's console line with the losses folded.
 
-    A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows the total,
-    the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and the last stage's sum.
+    A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows
+    the total, the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and
+    the last stage's sum.
     """
 
     def write(self) -> None:

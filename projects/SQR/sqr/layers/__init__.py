@@ -1,16 +1,22 @@
 """Building blocks that detectors share."""
 
+from .adaptive_mixing import AdaptiveMixing, AdaptiveSampling
 from .deformable_attention import MultiScaleDeformableAttention
 from .heads import make_heads
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
-from .neck import ConvNeck
+from .neck import ChannelMappingNeck, ConvNeck
+from .norm import FixedStatsBatchNorm
 from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
 
 __all__ = [
     "FFN",
     "MLP",
+    "AdaptiveMixing",
+    "AdaptiveSampling",
+    "ChannelMappingNeck",
     "ConvNeck",
+    "FixedStatsBatchNorm",
     "MultiScaleDeformableAttention",
     "SinePositionEmbedding",
     "box_encoding",

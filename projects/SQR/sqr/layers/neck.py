@@ -57,3 +57,29 @@ class ConvNeck(nn.Module):
             x = norm(conv(x))
             levels.append(x)
         return levels
+
+
+class ChannelMappingNeck(nn.Module):
+    """One 1x1 convolution a level and *one* GroupNorm that all levels share (AdaMixer's ``ChannelMapping``).
+
+    The norm's statistics include padding, as published: an image's features depend a little on how far its batch is
+    padded.
+
+    Args:
+        in_channels: channels of each backbone feature by name, finest first.
+        out_channels: ``C``.
+        num_norm_groups: of the GroupNorm.
+    """
+
+    def __init__(self, *, in_channels: Mapping[str, int], out_channels: int = 256, num_norm_groups: int = 32):
+        super().__init__()
+        self.in_features: Sequence[str] = tuple(in_channels)
+        self.convs = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels.values())
+        self.norm = nn.GroupNorm(num_norm_groups, out_channels)
+        for conv in self.convs:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """``{name: (B, C_in, h, w)}`` -> a map ``(B, C, h, w)`` a level, finest first."""
+        return [self.norm(conv(features[name])) for conv, name in zip(self.convs, self.in_features, strict=True)]

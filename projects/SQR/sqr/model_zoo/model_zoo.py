@@ -1,4 +1,4 @@
-"""Configs and trained checkpoints by name. A name is a config's path below ``configs/``, with or without ``.py``."""
+"""Configs and trained checkpoints by name. A name is a path below ``configs/``, with or without ``.py``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import difflib
 from pathlib import Path
 
 import torch
+from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig
 from torch import nn
-
-from detectron2.config import LazyConfig, instantiate
 
 _NOT_MODELS = ("common", "models")  # parts that configs import
 

@@ -1,0 +1,220 @@
+"""AdaMixer (Gao et al., "AdaMixer: A Fast-Converging Query-Based Object Detector", CVPR 2022).
+
+The official code is MCG-NJU/AdaMixer. No encoder: queries sample the backbone's levels directly, at points that they
+choose in x, y and scale, and mix what they sampled by matrices that they generate.
+
+References are ``(x, y, z, r)``: a box's centre in pixels of the padded input image, ``z = log2(sqrt(w * h))`` and
+``r = log2(h / w)``. They are detached between stages, the content is not. Every group keeps its own; predictions are
+normalised by each image's unpadded size, as everywhere in this package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..boxes import cxcywh_to_xyxy
+from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, sine_encoding
+from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
+
+POSITION_UNIT = (1000.0, 1000.0, 1.0, 1.0)
+"""What x, y, z and r are divided by before the sine embedding, as published."""
+
+
+def box_to_xyzr(boxes: Tensor) -> Tensor:
+    """``(..., 4)`` cxcywh in pixels -> ``(..., 4)`` xyzr."""
+    width, height = boxes[..., 2:].unbind(-1)
+    z = (width * height).sqrt().log2()
+    return torch.cat((boxes[..., :2], torch.stack((z, (height / width).log2()), dim=-1)), dim=-1)
+
+
+def xyzr_to_box(xyzr: Tensor) -> Tensor:
+    """``(..., 4)`` xyzr -> ``(..., 4)`` cxcywh in pixels."""
+    half_r = xyzr[..., 3:] / 2
+    # a product of powers: rounding z - r / 2 first would cost three times the precision
+    size = xyzr[..., 2:3].exp2() * torch.cat((-half_r, half_r), dim=-1).exp2()
+    return torch.cat((xyzr[..., :2], size), dim=-1)
+
+
+def refine_xyzr(delta: Tensor, xyzr: Tensor) -> Tensor:
+    """Move references by predicted offsets: x and y in units of ``2 ** z``, z and r by addition (section 3.1)."""
+    centre = xyzr[..., :2] + delta[..., :2] * xyzr[..., 2:3].exp2()
+    return torch.cat((centre, xyzr[..., 2:] + delta[..., 2:]), dim=-1)
+
+
+class PyramidEncoder(nn.Module):
+    """Backbone features -> :class:`~sqr.structures.PyramidMemory`; the neck is all there is.
+
+    Args:
+        neck: maps backbone features to ``L`` maps ``(B, C, h, w)``, finest first.
+        strides: of each level. Images must be padded to a multiple of the coarsest (``size_divisibility``).
+    """
+
+    def __init__(self, *, neck: nn.Module, strides: Sequence[int] = (4, 8, 16, 32)):
+        super().__init__()
+        self.neck = neck
+        self.strides = tuple(int(s) for s in strides)
+
+    def forward(self, features: Mapping[str, Tensor], padding_mask: Tensor) -> PyramidMemory:
+        """Encode a batch.
+
+        Args:
+            features: the backbone's output.
+            padding_mask: ``(B, height, width)`` bool, True where padded. Only the images' sizes are taken from it:
+                AdaMixer samples padding like anything else, as published.
+        """
+        levels = self.neck(features)
+        if len(levels) != len(self.strides):
+            raise ValueError(
+                f"the neck made {len(levels)} levels, but strides={self.strides} names {len(self.strides)}"
+            )
+        valid = ~padding_mask
+        sizes = torch.stack((valid[:, 0].sum(-1), valid[:, :, 0].sum(-1)), dim=-1).float()
+        shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in levels)
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
+        return PyramidMemory(tokens, shapes, self.strides, sizes)
+
+
+class FullImageQueries(nn.Module):
+    """Learned content, normalised, and a start box that covers the image and is not learned.
+
+    The boxes are a buffer: published checkpoints hold them as a parameter that never receives a gradient.
+
+    Args:
+        num_queries: ``Q``.
+        dim: ``C``.
+    """
+
+    def __init__(self, *, num_queries: int = 100, dim: int = 256):
+        super().__init__()
+        self.init_content = nn.Embedding(num_queries, dim)
+        self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(num_queries, 1))
+
+    def forward(self, memory: PyramidMemory) -> InitialQueries:
+        content = F.layer_norm(self.init_content.weight, self.init_content.weight.shape[-1:])
+        boxes = self.init_boxes * memory.image_sizes.repeat(1, 2)[:, None, None]  # (B, 1, Q, 4)
+        content = content.expand(len(boxes), 1, -1, -1)
+        return InitialQueries(QueryState(content, box_to_xyzr(boxes)))
+
+
+class AdaMixerStage(nn.Module):
+    """Self-attention biased by overlap, adaptive sampling and mixing, FFN, heads; post-norm.
+
+    The attention's input includes the position embedding, which therefore also enters its value and its residual, as
+    in the released code. ``iof_tau`` scales, for each head, the logarithm of the share of a query's box that another's
+    covers.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        in_points: int = 32,
+        out_points: int = 128,
+        num_feature_groups: int = 4,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.iof_tau = nn.Parameter(torch.empty(num_heads))
+        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.norm1 = nn.LayerNorm(dim)
+        self.sampling = AdaptiveSampling(dim=dim, num_points=in_points, num_feature_groups=num_feature_groups)
+        self.mixing = AdaptiveMixing(
+            dim=dim, in_points=in_points, out_points=out_points, num_feature_groups=num_feature_groups
+        )
+        self.norm2 = nn.LayerNorm(dim)
+        self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
+        self.norm3 = nn.LayerNorm(dim)
+        self.class_embed = _head(dim, num_classes)
+        self.bbox_embed = _head(dim, 4)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As published; sampling and mixing initialise themselves."""
+        nn.init.uniform_(self.iof_tau, 0.0, 4.0)
+        for module in (self.self_attn.out_proj, self.ffn.linear1, self.ffn.linear2):
+            nn.init.xavier_uniform_(module.weight)
+        for head in (self.class_embed, self.bbox_embed):
+            nn.init.xavier_uniform_(head[0].weight)
+        nn.init.xavier_uniform_(self.class_embed[-1].weight)
+        nn.init.constant_(self.class_embed[-1].bias, -math.log((1 - 0.01) / 0.01))
+        nn.init.zeros_(self.bbox_embed[-1].weight)
+        nn.init.zeros_(self.bbox_embed[-1].bias)
+
+    def forward(self, state: QueryState, memory: PyramidMemory) -> tuple[QueryState, StagePrediction]:
+        b, g, q, c = state.content.shape
+        reference = state.reference.detach()
+        boxes = xyzr_to_box(reference)
+        # self-attention: groups are a batch of their own, (B*G, Q, C)
+        position = sine_encoding(reference / reference.new_tensor(POSITION_UNIT), dim=c // 4).flatten(-2)
+        x = (state.content + position.to(state.content.dtype)).reshape(b * g, q, c)
+        bias = self._overlap_bias(boxes.reshape(b * g, q, 4)).to(x.dtype)
+        x = self.norm1(x + self.self_attn(x, x, x, attn_mask=bias, need_weights=False)[0])
+        # everything else: groups are more queries of the same image, (B, G*Q, C)
+        x = x.view(b, g * q, c)
+        sampled = self.sampling(
+            x,
+            boxes.reshape(b, g * q, 4),
+            reference[..., 2:3].reshape(b, g * q, 1),
+            memory.tokens,
+            memory.spatial_shapes,
+            memory.strides,
+        )
+        x = self.norm2(self.mixing(x, sampled))
+        x = self.norm3(self.ffn(x)).view(b, g, q, c)
+        refined = refine_xyzr(self.bbox_embed(x).float(), reference)
+        normalised = xyzr_to_box(refined) / memory.image_sizes.repeat(1, 2)[:, None, None]
+        return QueryState(x, refined.detach(), state.extras), StagePrediction(self.class_embed(x), normalised)
+
+    def _overlap_bias(self, boxes: Tensor) -> Tensor:
+        """``(B*G, Q, 4)`` cxcywh -> ``(B*G*H, Q, Q)`` to add to attention logits; its gradient reaches the scales."""
+        bias = self.iof_tau[:, None, None] * (intersection_over_foreground(boxes) + 1e-7).log()[:, None]
+        return bias.flatten(0, 1)
+
+
+def intersection_over_foreground(boxes: Tensor) -> Tensor:
+    """``(B, Q, 4)`` cxcywh -> ``(B, Q, Q)``: the share of the first query's box that the second's covers."""
+    corners = cxcywh_to_xyxy(boxes)
+    low = torch.maximum(corners[:, :, None, :2], corners[:, None, :, :2])
+    high = torch.minimum(corners[:, :, None, 2:], corners[:, None, :, 2:])
+    area = boxes[..., 2:].prod(-1).clamp(min=1e-6)
+    return (high - low).clamp(min=0).prod(-1) / area[..., None]
+
+
+def adamixer_stages(
+    *,
+    num_stages: int = 6,
+    num_classes: int,
+    dim: int = 256,
+    num_heads: int = 8,
+    ffn_dim: int = 2048,
+    in_points: int = 32,
+    out_points: int = 128,
+    num_feature_groups: int = 4,
+    dropout: float = 0.0,
+) -> list[AdaMixerStage]:
+    """``num_stages`` equal stages, each with its own heads."""
+    return [
+        AdaMixerStage(
+            num_classes=num_classes,
+            dim=dim,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            in_points=in_points,
+            out_points=out_points,
+            num_feature_groups=num_feature_groups,
+            dropout=dropout,
+        )
+        for _ in range(num_stages)
+    ]
+
+
+def _head(dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, out_dim))

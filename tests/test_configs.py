@@ -1,0 +1,62 @@
+"""Every shipped config: it instantiates, its optimizer's patterns fit, its model runs, it saves and loads back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+from helpers import ROOT, random_batch, recipe
+from sqr.recollection import Plan
+
+CONFIGS = ROOT / "configs"
+RECIPES = sorted(
+    str(path.relative_to(CONFIGS).with_suffix(""))
+    for path in CONFIGS.rglob("*.py")
+    if path.relative_to(CONFIGS).parts[0] not in ("common", "models")
+)
+STRATEGIES = {"sqr": Plan.selective(6), "dqr": Plan.dense(6)}
+
+
+def test_recipes_are_found():
+    assert len(RECIPES) >= 15
+    assert {r.split("/")[0] for r in RECIPES} >= {"deformable_detr", "quick"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_builds_and_runs(name, tmp_path):
+    cfg = recipe(name)
+    if cfg.data.num_classes is None:
+        cfg.data.num_classes = 6
+    model = instantiate(cfg.model)
+    strategy = name.split("/")[1].split("_")[0]
+    assert model.decoder.plan == STRATEGIES.get(strategy, Plan.sequential(6))
+    assert model.decoder.inference_plan == Plan.sequential(6)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.model = None
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+    scheduler = instantiate(cfg.lr_multiplier)
+    assert 0 < scheduler(0.0) <= 1 and scheduler(1 - 1e-6) < 0.2
+    with torch.no_grad():
+        (output,) = model.eval()(random_batch([(160, 192)], [0]))
+    assert len(output["instances"]) == min(model.postprocessor.topk, 100)
+    assert output["instances"].pred_classes.max() < cfg.data.num_classes
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert LazyConfig.load(str(tmp_path / "config.yaml")).model.decoder.plan == cfg.model.decoder.plan
+
+
+def test_published_hyper_parameters():
+    cfg = recipe("deformable_detr/sqr_deformable_detr_r50_50ep")
+    assert cfg.dataloader.train.total_batch_size == 32
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.train.clip_grad.max_norm) == (2e-4, 1e-4, 0.1)
+    assert dict(cfg.optimizer.params.lr_multipliers) == {
+        "backbone": 0.1,
+        "sampling_offsets": 0.1,
+        "reference_points": 0.1,
+    }
+    scheduler = instantiate(cfg.lr_multiplier)
+    assert [scheduler(epoch / 50) for epoch in (0, 39.9, 40.1)] == pytest.approx([1, 1, 0.1])
+    assert cfg.train.max_iter == 184823
+    assert not cfg.dataloader.train.dataset.filter_empty
