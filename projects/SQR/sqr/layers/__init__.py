@@ -7,7 +7,7 @@ from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
 from .norm import FixedStatsBatchNorm
-from .position import SinePositionEmbedding, resize_mask, sine_encoding
+from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
 
 __all__ = [
     "FFN",
@@ -19,6 +19,7 @@ __all__ = [
     "FixedStatsBatchNorm",
     "MultiScaleDeformableAttention",
     "SinePositionEmbedding",
+    "box_encoding",
     "make_activation",
     "make_heads",
     "resize_mask",
