@@ -318,8 +318,8 @@
     const now = stages[Math.min(stage, stages.length - 1)];
     const unit = view[2] / 400;
     const svg = pictured(image, view, `${title}: ${sentence(now)}`);
-    for (const object of image.objects) svg.append(outline(object, "ground", unit));
-    if (item.object) svg.append(outline(item.object, "ground", 2.5 * unit));
+    for (const object of image.objects) svg.append(outline(object, "shade", 2.2 * unit), outline(object, "ground", unit));
+    if (item.object) svg.append(outline(item.object, "shade", 4 * unit), outline(item.object, "ground", 2.5 * unit));
     if (now.verdict !== "absent") {
       const dash = dashes[now.verdict].split(" ").filter(Boolean).map((d) => d * unit).join(" ");
       svg.append(outline(now.box, "halo", 6 * unit),
