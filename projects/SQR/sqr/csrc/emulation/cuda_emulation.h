@@ -59,6 +59,7 @@ struct Block {
   ucontext_t scheduler;
   int current = 0;
   const std::function<void()>* body = nullptr;
+  std::string error;  // what a fiber threw: an exception cannot cross to the scheduler's stack
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
 };
@@ -90,7 +91,11 @@ inline void fiber_main() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block->scheduler_stack, &block->scheduler_stack_size);
 #endif
-  (*block->body)();
+  try {
+    (*block->body)();
+  } catch (const std::exception& error) {
+    block->error = error.what();
+  }
   Fiber& fiber = block->fibers[block->current];
   fiber.done = true;
   switch_to(&fiber.context, &block->scheduler, block->scheduler_stack, block->scheduler_stack_size, true);
@@ -145,6 +150,7 @@ inline void run_block(int threads, const std::function<void()>& body) {
       state.current = t;
       thread_index.x = t;
       switch_to(&state.scheduler, &fiber.context, fiber.stack.get(), kStack, false);
+      if (!state.error.empty()) throw std::runtime_error(state.error);
       moved = true;
     }
     if (!unfinished) break;
