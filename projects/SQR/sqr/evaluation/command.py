@@ -271,4 +271,3 @@ def _distinct(names: Sequence[str], fallback: Sequence[str]) -> tuple[str, str]:
 
 def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-

@@ -94,18 +94,23 @@ def draw_ap_by_stage(analyses: Mapping[str, StageAnalysis]):
     """AP, AP50 and AP75 (%) after every stage; the oracle as a level line."""
     figure, axes = _subplots(3, width=2.7)
     for axis, metric in zip(axes, ("AP", "AP50", "AP75"), strict=True):
-        for (name, analysis), style in zip(analyses.items(), _STYLES, strict=False):
+        for n, ((name, analysis), style) in enumerate(zip(analyses.items(), _STYLES, strict=False)):
             values = [m[metric] for m in analysis.stages]
             axis.plot(range(1, len(values) + 1), values, label=name, **style)
             if analysis.oracle is not None:
                 axis.axhline(
-                    analysis.oracle[metric], color=style["color"], linestyle=style["linestyle"], linewidth=0.8, alpha=0.6
+                    analysis.oracle[metric],
+                    color=style["color"],
+                    linestyle=style["linestyle"],
+                    linewidth=0.8,
+                    alpha=0.6,
                 )
                 axis.annotate(
-                    "oracle", (1, analysis.oracle[metric]), (0, 2), textcoords="offset points", fontsize=7,
-                    color=style["color"],
+                    f"oracle, {name}", (0.02 + 0.5 * n, analysis.oracle[metric]), (0, 2), fontsize=7,
+                    xycoords=("axes fraction", "data"), textcoords="offset points", color=style["color"],
                 )  # fmt: skip
         axis.set_ylabel(f"{metric} (%)")
+        axis.set_ylim(bottom=0)
         _stages_axis(axis, max(a.predictions.num_stages for a in analyses.values()))
     axes[0].legend(loc="lower right")
     return figure
@@ -125,7 +130,9 @@ def draw_rates(analyses: Mapping[str, StageAnalysis]):
                 marginal = 100 * cases.marginal(0.05).sum() / whole
                 rate = 100 * cases.bad.sum() / whole
                 at = x + (n - (len(analyses) - 1) / 2) * width
-                axis.bar(at, rate - marginal, width, edgecolor="black", linewidth=0.6, label=name if not x else None, **fill)
+                axis.bar(
+                    at, rate - marginal, width, edgecolor="black", linewidth=0.6, label=name if not x else None, **fill
+                )
                 axis.bar(
                     at, marginal, width, bottom=rate - marginal, facecolor="white", edgecolor="black", linewidth=0.6,
                     hatch="....", label="better by < 0.05" if not x and n == len(analyses) - 1 else None,

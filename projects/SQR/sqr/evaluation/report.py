@@ -99,13 +99,11 @@ def per_image_counts(analyses: Mapping[str, StageAnalysis]) -> dict:
     }
 
 
-def build_gallery(
-    analyses: Mapping[str, StageAnalysis], *, image_root: str | Path | None, max_images: int
-) -> dict:
+def build_gallery(analyses: Mapping[str, StageAnalysis], *, image_root: str | Path | None, max_images: int) -> dict:
     """The worst cases of every model at the first IoU, and the images that they are in.
 
     Returns:
-        ``iou``; ``cases``, worst first, each with the ``stages`` of its query and, with two models, those of the
+        ``iou``; ``cases``, worst first within each kind, each with the ``stages`` of its query and, with two models, those of the
         other model's query at the same place; ``images``.
     """
     models = list(analyses.values())
@@ -116,13 +114,15 @@ def build_gallery(
     for m, analysis in enumerate(models):
         errors = analysis.errors[0]
         for kind, found in (("fading", errors.true), ("exacerbation", errors.false)):
-            for track in follow(analysis, errors, found, worst_cases(analysis, found, count=share)):
-                cases.append({"kind": kind, "model": m, **_case(track, analysis)})
+            tracks = follow(analysis, errors, found, worst_cases(analysis, found, count=share))
+            for rank, track in enumerate(tracks):
+                cases.append({"kind": kind, "model": m, "rank": rank, **_case(track, analysis)})
                 if len(models) == 2:
                     other = models[1 - m]
                     twin = counterpart(other, other.errors[0], track.image, _place(track, analysis))
                     cases[-1]["other"] = None if twin is None else _stages(twin)
-    cases.sort(key=lambda c: -c["severity"])
+    # Kinds and models take turns, so that neither kind hides behind the other's larger differences.
+    cases.sort(key=lambda c: c["rank"])
     positions = sorted({c["image"] for c in cases})
     where = {p: n for n, p in enumerate(positions)}
     for case in cases:

@@ -12,7 +12,7 @@
   const dashes = { true: "", faded: "8 4", false: "2 3", exacerbated: "7 3 2 3", ignored: "4 4" };
 
   function make(tag, attributes = {}, ...children) {
-    const svg = ["svg", "g", "rect", "line", "path", "text", "image", "circle", "title"].includes(tag);
+    const svg = ["svg", "g", "rect", "line", "path", "text", "image", "circle", "pattern"].includes(tag);
     const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(name, value);
     node.append(...children);
@@ -50,11 +50,11 @@
     const best = models.map((m) => {
       const all = m.stages.map((s) => (s.AP === null ? -1 : s.AP));
       const at = all.lastIndexOf(Math.max(...all));
-      return `${fixed(m.stages[at].AP)} at ${at + 1}`;
+      return { AP: m.stages[at].AP, stage: at + 1 };
     });
     const cards = [
       card("AP, last stage", last.map((s) => fixed(s.AP)), "COCO AP in %"),
-      card("AP, best stage", best, "AP in %, and which stage"),
+      card("AP, best stage", best.map((b) => fixed(b.AP)), "at stage " + best.map((b) => b.stage).join(" / ")),
     ];
     if (models.every((m) => m.oracle)) cards.push(card("Oracle AP", models.map((m) => fixed(m.oracle.AP)), "best stage of each detection"));
     (models[0].rates || []).forEach((rate, r) => {
@@ -127,17 +127,17 @@
       make("details", {}, make("summary", {}, "As a table"), plainTable(title, header, rows)));
   }
 
-  function lineChart(title, caption, series, levels) {
+  function lineChart(title, caption, series, levels, fromZero) {
     const values = [...series.flat(), ...levels].filter((v) => v !== null);
-    const low = Math.min(...values), most = Math.max(...values);
-    const from = low > (most - low) * 1.5 ? low : 0;
+    const low = Math.min(...values), most = Math.max(...values, 0.1);
+    const from = !fromZero && low > (most - low) * 1.5 ? low : 0;
     const count = Math.max(...series.map((s) => s.length));
     const { svg, y } = frame(`${title}. ${caption} The numbers are in the table below.`, from, most);
     const x = (s) => (count === 1 ? (left + wide) / 2 : left + 16 + ((wide - right - left - 32) * (s - 1)) / (count - 1));
     levels.forEach((level, m) => {
       if (level === null) return;
       svg.append(make("line", { x1: left, x2: wide - right, y1: y(level), y2: y(level), class: `oracle stroke-${m}` }),
-        make("text", { x: left + 4, y: y(level) - 4 }, "oracle"));
+        make("text", { x: left + 4 + 140 * m, y: y(level) - 4 }, two ? `oracle, ${names[m]}` : "oracle"));
     });
     series.forEach((one, m) => {
       const points = one.map((v, n) => (v === null ? null : [x(n + 1), y(v)])).filter(Boolean);
@@ -155,13 +155,15 @@
 
   function barChart(title, caption, series) {
     const { svg, y } = frame(`${title}. ${caption} The numbers are in the table below.`, 0, Math.max(1, ...series.flat()));
+    svg.append(make("pattern", { id: "stripes", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+      make("rect", { width: 3, height: 6, class: "fill-1" })));
     const count = Math.max(...series.map((s) => s.length));
     const slot = (wide - right - left) / count, width = (slot * 0.76) / series.length;
     const x = (s) => left + slot * (s - 0.5);
     series.forEach((one, m) => one.forEach((v, n) => {
       const at = x(n + 1) - (width * series.length) / 2 + m * width;
-      svg.append(make("rect", { x: at, y: y(v), width: width - 1, height: y(0) - y(v), class: `fill-${m}`,
-        opacity: m ? 0.65 : 1 }), make("text", { x: at + width / 2, y: y(v) - 3, "text-anchor": "middle" }, fixed(v, 0)));
+      svg.append(make("rect", { x: at, y: y(v), width: width - 1, height: y(0) - y(v), class: `bar bar-${m}` }),
+        make("text", { x: at + width / 2, y: y(v) - 3, "text-anchor": "middle" }, fixed(v, 0)));
     }));
     axisBelow(svg, count, x, "decoder stage");
     const rows = Array.from({ length: count }, (_, s) => [s + 1, ...series.map((one) => fixed(one[s], 2))]);
@@ -178,9 +180,9 @@
       const iou = rates[0].iou;
       charts.push(
         lineChart("True positives: earlier was better", `Share of last-stage true positives (IoU ${iou}) in %, by earlier stage.`,
-          rates.map((r) => share(r.fading.by_stage, r.fading.total)), []),
+          rates.map((r) => share(r.fading.by_stage, r.fading.total)), [], true),
         lineChart("False positives: earlier was better", `Share of last-stage false positives (IoU ${iou}) in %, by earlier stage.`,
-          rates.map((r) => share(r.exacerbation.by_stage, r.exacerbation.total)), []),
+          rates.map((r) => share(r.exacerbation.by_stage, r.exacerbation.total)), [], true),
         barChart("Which stage is best", `Last-stage true positives (IoU ${iou}) in %, by the stage at which their query was best.`,
           rates.map((r) => share(r.best_stage, r.fading.total))));
     }
@@ -405,7 +407,7 @@
         (label === "" || c.label === Number(label)) && last.score >= score && last.iou >= iou;
     });
     byId("case-count").textContent = gallery.cases.length
-      ? `${visible.length} of ${gallery.cases.length} cases shown, worst first (IoU threshold ${gallery.iou}).`
+      ? `${visible.length} of ${gallery.cases.length} cases, worst first within each kind (IoU threshold ${gallery.iou}).`
       : gallery.iou === null ? "No gallery: these predictions do not say which query each detection came from."
         : "No true positive faded and no false positive was exacerbated.";
     fill(byId("case-list"));
