@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from helpers import model_config, shrink
 
 DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
-DETECTORS = [*DEFORMABLE_FORMS, "detr", "dab_detr", "dab_deformable_detr"]
+DETECTORS = [*DEFORMABLE_FORMS, "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
 
@@ -54,6 +54,8 @@ def _dense(detector: str):
     cfg.encoder.layers.ffn_dim = 48
     cfg.encoder.layers.dropout = 0.0
     cfg.query_generator.num_queries = 7
+    if detector == "group_detr":
+        cfg.query_generator.num_groups = 2
     return cfg
 
 

@@ -52,6 +52,7 @@ def test_dab_detr_equals_the_official_model(name):
 DETREX = {
     "detrex_dab_detr_r50": ("dab_detr_r50", "detrex_dab_detr"),
     "detrex_sqr_dab_detr_r50": ("dab_detr_r50", "detrex_dab_detr"),
+    "detrex_group_detr_r50": ("group_detr_r50", "detrex_group_detr"),
 }
 
 

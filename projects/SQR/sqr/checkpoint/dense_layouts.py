@@ -106,6 +106,18 @@ def _detrex_dab_detr(state_dict: StateDict) -> Rules:
     return [*_detrex_transformer_rules(), *shared]
 
 
+def _detrex_group_detr(state_dict: StateDict) -> Rules:
+    stages = _num_stages(state_dict)
+    return [
+        *_detrex_transformer_rules(),
+        (r"transformer\.decoder\.post_norm_layer\.(.+)", every_stage(stages, r"norm.\1")),
+        (r"transformer\.decoder\.(query_scale\..+)", every_stage(stages, r"\1", first=1)),
+        (r"transformer\.decoder\.(ref_point_head\..+)", r"query_generator.\1"),
+        (r"((?:class|bbox)_embed)\.(.+)", every_stage(stages, r"\1.\2")),
+        (r"(query_embed\.weight)", r"query_generator.\1"),
+    ]
+
+
 DENSE_LAYOUTS = (
     Layout(
         name="detr",
@@ -136,5 +148,15 @@ DENSE_LAYOUTS = (
             r"anchor_box_embed\.weight",
         ),
         rules=_detrex_dab_detr,
+    ),
+    Layout(
+        name="detrex_group_detr",
+        source="IDEA-Research/detrex, Group DETR and Conditional DETR",
+        signature=(
+            r"transformer\.decoder\.layers\.0\.attentions\.1\.query_pos_sine_proj\.weight",
+            r"transformer\.decoder\.post_norm_layer\.weight",
+            r"query_embed\.weight",
+        ),
+        rules=_detrex_group_detr,
     ),
 )

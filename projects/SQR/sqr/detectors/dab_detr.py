@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..boxes import refine_boxes
-from ..layers import MLP, box_encoding, make_heads, xavier_uniform_all
+from ..layers import MLP, QueryTable, box_encoding, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, QueryState, StagePrediction
@@ -33,20 +33,21 @@ class AnchorQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         learned_content: also learn the content (DAB-Deformable-DETR); otherwise it starts at zero (DAB-DETR).
     """
 
-    def __init__(self, *, num_queries: int = 300, dim: int = 256, learned_content: bool = False):
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256, learned_content: bool = False):
         super().__init__()
         self.dim = dim
-        self.anchors = nn.Embedding(num_queries, 4)  # before the sigmoid
-        self.content = nn.Embedding(num_queries, dim) if learned_content else None
+        self.anchors = QueryTable(num_queries=num_queries, dim=4, num_groups=num_groups)  # before the sigmoid
+        self.content = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups) if learned_content else None
 
     def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
-        anchors = self.anchors.weight.sigmoid()
-        content = anchors.new_zeros(len(anchors), self.dim) if self.content is None else self.content.weight
-        shape = (len(memory.tokens), 1, -1, -1)
+        anchors = self.anchors().sigmoid()
+        content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
+        shape = (len(memory.tokens), -1, -1, -1)
         return InitialQueries(QueryState(content.expand(shape), anchors.expand(shape)))
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import refine_boxes
-from ..layers import make_heads, sine_encoding
+from ..layers import QueryTable, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.deformable_encoder import token_centres
 from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
@@ -30,21 +30,24 @@ class LearnedQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
     """
 
-    def __init__(self, *, num_queries: int = 300, dim: int = 256):
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256):
         super().__init__()
-        self.query_embed = nn.Embedding(num_queries, 2 * dim)  # [position | content], as published
+        self.query_embed = QueryTable(
+            num_queries=num_queries, dim=2 * dim, num_groups=num_groups
+        )  # [position | content], as published
         self.reference_points = nn.Linear(dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
-        position, content = self.query_embed.weight.chunk(2, dim=-1)
+        position, content = self.query_embed().chunk(2, dim=-1)
         points = self.reference_points(position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
-        shape = (len(memory.tokens), 1, -1, -1)
+        shape = (len(memory.tokens), -1, -1, -1)
         extras = {"position": position.expand(shape)}
         return InitialQueries(QueryState(content.expand(shape), reference.expand(shape), extras))
 

@@ -8,6 +8,7 @@ from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
 from .norm import FixedStatsBatchNorm
 from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
+from .query_table import QueryTable
 
 __all__ = [
     "FFN",
@@ -18,6 +19,7 @@ __all__ = [
     "ConvNeck",
     "FixedStatsBatchNorm",
     "MultiScaleDeformableAttention",
+    "QueryTable",
     "SinePositionEmbedding",
     "box_encoding",
     "make_activation",
