@@ -157,7 +157,7 @@ def test_from_a_config_and_a_checkpoint(quick_model, tmp_path, monkeypatch, caps
     config, overrides, annotations = quick_model
     tool = str(ROOT / "projects" / "SQR" / "tools" / "analyze_stages.py")
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", [tool, "--config-file", config, "--output", str(out), *overrides])
+    monkeypatch.setattr(sys, "argv", [tool, "--config-file", config, overrides[0], "--output", str(out), *overrides[1:]])
     with pytest.raises(SystemExit) as leave:
         runpy.run_path(tool, run_name="__main__")
     assert leave.value.code == 0, capsys.readouterr().err

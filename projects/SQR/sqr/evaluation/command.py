@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if run is not None:
             return run(argv[1:])
-        args = _analysis_parser().parse_args(argv)
+        args = _analysis_parser().parse_intermixed_args(argv)
         if bool(args.config_file) == bool(args.from_predictions):
             raise ValueError("give either --config-file (to run a model) or --from-predictions")
         return run_config(args) if args.config_file else run_predictions(args)
