@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from helpers import model_config, shrink
 
-DETECTORS = ["deformable_plain", "deformable_refine", "deformable_two_stage", "detr"]
+DETECTORS = ["deformable_plain", "deformable_refine", "deformable_two_stage", "adamixer", "detr"]
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
 
@@ -14,6 +14,8 @@ def small_config(detector: str = "deformable_plain", plan: str = "selective", nu
     """A model config of 5 classes, 7 queries and random weights."""
     if detector.startswith("deformable_"):
         cfg = _deformable(detector.removeprefix("deformable_"))
+    elif detector == "adamixer":
+        cfg = _adamixer()
     else:
         cfg = _dense(detector)
     cfg.decoder.stages.num_stages = num_stages
@@ -34,6 +36,16 @@ def _deformable(form: str):
                 "dim": "${..encoder.dim}",
             }
         )
+    return cfg
+
+
+def _adamixer():
+    cfg = model_config("adamixer_quick")
+    cfg.num_classes = 5
+    cfg.query_generator.num_queries = 7
+    cfg.encoder.neck.num_norm_groups = 8
+    cfg.decoder.stages.dim = 32
+    cfg.decoder.stages.ffn_dim = 48
     return cfg
 
 
