@@ -82,7 +82,7 @@ class Targets:
         return replace(self, labels=torch.zeros_like(self.labels), class_ids=zeros)
 
     def repeated(self, times: int) -> Targets:
-        """Every object ``times`` times: what a one-to-many query set is matched with (H-DETR, Jia et al., CVPR 2023)."""
+        """Every object ``times`` times: what a one-to-many query set is matched with (Jia et al., CVPR 2023)."""
         index = torch.arange(len(self.labels)).split(self.counts)
         order = torch.cat([part.repeat(times) for part in index]).to(self.labels.device, non_blocking=True)
         return replace(
