@@ -182,6 +182,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "projects/SQR"},
     packages=find_packages("projects/SQR", include=["sqr", "sqr.*"]),
+    package_data={"sqr.evaluation": ["assets/*"]},
     # Detectron2 itself is not on PyPI: see README, "Installation". numpy is left to it and to PyTorch.
     install_requires=[
         "torch>=2.4",
@@ -195,7 +196,7 @@ setup(
         "matplotlib",
         "tensorboard",
     ],
-    extras_require={"dev": ["pytest", "hypothesis", "ruff"]},
+    extras_require={"dev": ["pytest", "hypothesis", "ruff"], "browser": ["selenium"]},
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},
     # The extension holds no Python at all, so one wheel fits every Python.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import torch
 from omegaconf import OmegaConf
 
 from helpers import model_config, shrink
 
-DETECTORS = ["deformable_plain", "deformable_refine", "deformable_two_stage", "adamixer", "detr"]
+DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
+DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
 
 def small_config(detector: str = "deformable_plain", plan: str = "selective", num_stages: int = 4):
     """A model config of 5 classes, 7 queries and random weights."""
-    if detector.startswith("deformable_"):
+    if detector in DEFORMABLE_FORMS:
         cfg = _deformable(detector.removeprefix("deformable_"))
     elif detector == "adamixer":
         cfg = _adamixer()
+    elif detector == "dab_deformable_detr":
+        cfg = shrink(model_config("dab_deformable_detr_r50"))
     else:
         cfg = _dense(detector)
     cfg.decoder.stages.num_stages = num_stages
@@ -62,4 +66,16 @@ def _dense(detector: str):
     cfg.encoder.layers.ffn_dim = 48
     cfg.encoder.layers.dropout = 0.0
     cfg.query_generator.num_queries = 7
+    if detector == "group_detr":
+        cfg.query_generator.num_groups = 2
     return cfg
+
+
+def lively(model):
+    """Random weights behind the backbone: the published initialisation makes boxes and sampling points all alike."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1 and not name.startswith("backbone."):
+                p.add_(torch.randn(p.shape, generator=generator) * 0.1)
+    return model

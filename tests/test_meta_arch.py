@@ -7,10 +7,10 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from helpers import build, random_batch
-from test_decoder import FORMS, lively, small_config
+from small_models import lively, small_config
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=["deformable_plain", "deformable_refine", "deformable_two_stage"])
 def model(request):
     return lively(build(small_config(request.param))).eval()
 

@@ -1,7 +1,9 @@
 """H-DETR: two-stage Deformable DETR with hybrid matching, ResNet-50, 12 epochs (Jia et al., CVPR 2023).
 
 In training 1,500 further queries are matched with every object repeated 6 times. With mixed selection,
-look-forward-twice and no dropout, as released. Published COCO val2017 AP: 48.7 (47.0 without the further queries). Not run here.
+look-forward-twice and no dropout, as released.
+
+Published COCO val2017 AP: 48.7 (47.0 without the further queries). Not run here.
 """
 
 from .deformable_detr_r50_50ep import COCO_TRAIN_IMAGES

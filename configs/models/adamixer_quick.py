@@ -1,6 +1,6 @@
 """An AdaMixer small enough to train on two CPU cores in minutes: about two million parameters, from scratch.
 
-The published architecture, narrowed: a residual backbone with one block a stage, 3 levels, and 6 stages of 96 channels
+The published architecture, narrowed: a residual backbone with two blocks a stage, 3 levels, and 6 stages of 96 channels
 with 16 points, 50 queries.
 """
 
@@ -16,3 +16,4 @@ model.decoder.stages.num_heads = 4
 model.decoder.stages.ffn_dim = 192
 model.decoder.stages.in_points = 16
 model.decoder.stages.out_points = 16
+model.size_divisibility = 32

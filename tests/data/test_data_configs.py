@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import transforms as T
 
 from sqr.data import resolve_num_classes
 
@@ -66,6 +67,13 @@ def test_size_overrides_reach_both_mappers():
     assert either.first.augs[0].short_edge_length == [192, 256] and either.first.augs[0].max_size == 320
     (test,) = instantiate(cfg.dataloader.test.mapper).augmentations.augs
     assert test.short_edge_length == [256, 256] and test.max_size == 320
+
+
+def test_augmentation_switches_reach_the_mapper():
+    cfg = load("coco", ["data.crop_prob=0", "data.flip_prob=0.2", "data.color_jitter=0.3"])
+    flip, resize, *colours = instantiate(cfg.dataloader.train.mapper).augmentations.augs
+    assert flip.prob == 0.2 and isinstance(resize, T.ResizeShortestEdge)
+    assert [type(c) for c in colours] == [T.RandomBrightness, T.RandomContrast, T.RandomSaturation]
 
 
 def test_folder_needs_its_overrides():

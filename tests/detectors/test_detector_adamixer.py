@@ -7,7 +7,7 @@ import torch
 from detectron2.config import LazyConfig
 
 from helpers import build, model_config, random_batch, random_targets, recipe
-from small_models import PLANS, small_config
+from small_models import lively, small_config
 from sqr.boxes import cxcywh_to_xyxy
 from sqr.criterion import SetCriterion
 from sqr.detectors.adamixer import PyramidEncoder, box_to_xyzr, intersection_over_foreground, refine_xyzr, xyzr_to_box
@@ -15,31 +15,7 @@ from sqr.layers import AdaptiveMixing, AdaptiveSampling, FixedStatsBatchNorm
 from sqr.matcher import HungarianMatcher
 from sqr.recollection import Plan
 from sqr.structures import QueryState, StagePrediction
-from test_decoder import lively, memory_and_queries, run_naively
-
-
-@pytest.mark.parametrize("plan", ["selective", "dense"])
-def test_folded_equals_naive_loop_forward_and_backward(plan):
-    model = lively(build(small_config("adamixer", plan))).double().train()  # random AdaMixers amplify rounding errors
-    batch = random_batch([(64, 96), (96, 64)], [2, 3])
-    outputs, gradients = [], []
-    for naive in (False, True):
-        model.zero_grad()
-        memory, initial = memory_and_queries(model, batch)
-        if naive:
-            logits, boxes = run_naively(model.decoder, initial, memory)
-        else:
-            predictions = model.decoder(initial, memory)
-            logits = torch.cat([p.logits for p in predictions], dim=1)
-            boxes = torch.cat([p.boxes for p in predictions], dim=1)
-        weights = torch.arange(logits.shape[1], dtype=torch.float64)[:, None, None] + 1
-        ((logits.sin() + boxes.sum(-1, keepdim=True).cos()) * weights).sum().backward()
-        outputs.append((logits, boxes))
-        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-6, atol=1e-8)
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        assert (gradient - gradients[1][name]).norm() <= 1e-6 * gradient.norm() + 1e-9, name
+from test_decoder import memory_and_queries
 
 
 def test_references_are_detached_and_each_group_keeps_its_own():
@@ -53,17 +29,10 @@ def test_references_are_detached_and_each_group_keeps_its_own():
     assert torch.equal(both.reference[:, 1], first.reference[:, 0])
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_one_optimiser_step_lowers_the_loss(plan):
-    model = build(small_config("adamixer", plan)).train()
-    batch = random_batch([(64, 96), (96, 64)], [2, 0])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
-    before = sum(model(batch).values())
-    before.backward()
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing
-    optimizer.step()
-    assert sum(model(batch).values()) < before
+def test_every_parameter_is_trained():
+    model = build(small_config("adamixer")).train()
+    sum(model(random_batch([(64, 96), (96, 64)], [2, 0])).values()).backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_a_batch_without_objects_has_a_finite_loss():

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+
 from engine_toys import ToyDetector, ToyMapper, read_metrics, run_toy, toy_dicts
 from sqr.engine import ConsoleWriter, Trainer, UserError, build_train_loader
 
@@ -59,6 +60,19 @@ def test_console_folds_by_kind_and_last_stage():
     assert folded == {"total_loss": 116.0, "class": 113.0, "box": 3.0, "stage10": 11.0}
 
 
+def test_an_iteration_has_one_console_line(monkeypatch):
+    writer = ConsoleWriter(max_iter=5)
+    lines = []
+    monkeypatch.setattr(writer.logger, "info", lines.append)
+    with EventStorage() as storage:
+        storage.put_scalars(total_loss=1.0)
+        writer.write()
+        writer.write()  # as when a run is stopped right after a line, before any iteration was timed
+        storage.iter = 1
+        writer.write()
+    assert len(lines) == 2
+
+
 def test_gradients_are_clipped_to_the_global_norm():
     model = ToyDetector()
     before = [p.detach().clone() for p in model.parameters()]
@@ -94,9 +108,7 @@ def test_bfloat16_autocast_trains_on_cpu(tmp_path):
 
 
 def test_non_finite_loss_names_iteration_and_images_and_spares_the_weights(tmp_path, capsys):
-    assert (
-        run_toy(tmp_path, "+model.explode_on=104", "train.checkpointer.period=1", "train.eval_period=0") == 1
-    )
+    assert run_toy(tmp_path, "+model.explode_on=104", "train.checkpointer.period=1", "train.eval_period=0") == 1
     error = one_error_line(capsys)
     assert "the loss is not finite (loss_box/stage2=nan); image ids " in error and "104" in error
     iteration = int(error.split("iteration ")[1].split(":")[0])
@@ -116,14 +128,13 @@ def test_non_finite_gradients_under_finite_losses_are_an_error():
         make_trainer(Steep()).train(0, 1)
 
 
-def test_floating_point_errors_of_the_model_get_iteration_and_images():
+@pytest.mark.parametrize("kind", [FloatingPointError, ValueError])
+def test_checks_of_the_model_get_iteration_and_images(kind):
     class Failing(ToyDetector):
         def forward(self, batched_inputs):
-            raise FloatingPointError("stage 2, group 0: a cost is not finite")
+            raise kind("stage 2, group 0: a cost is not finite")
 
-    with pytest.raises(
-        UserError, match=r"iteration 0, image ids \d+, .*: stage 2, group 0: a cost is not finite"
-    ):
+    with pytest.raises(UserError, match=r"iteration 0, image ids \d+, .*: stage 2, group 0: a cost is not finite"):
         make_trainer(Failing()).train(0, 1)
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torchvision
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from torch import nn
+
 from engine_toys import ToyDetector
 from sqr.engine import UserError, load_model_weights
-from torch import nn
 
 
 class WithResNet(nn.Module):
@@ -150,3 +151,13 @@ def test_torchvision_weights_without_a_resnet_to_load_into(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r.pth")
     with pytest.raises(UserError, match="is a torchvision ResNet, but the model has 0 ResNets"):
         load_model_weights(ToyDetector(), str(tmp_path / "r.pth"))
+
+
+def test_a_batchnorm_model_loads_its_own_checkpoint_whole(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model(torch.rand(2, 3, 4, 4))
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    other = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    report = load_model_weights(other, str(tmp_path / "model.pth"), complete=True)
+    assert not report.missing and not report.unexpected
+    assert other[1].num_batches_tracked == 1

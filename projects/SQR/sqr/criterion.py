@@ -23,13 +23,13 @@ REDUCTIONS = ("sum", "mean")
 class LossTerm(NamedTuple):
     """A query set and how its losses are reduced: one scalar a loss and name.
 
-    ``groups``, ``names`` and ``weights`` have one entry a step; ``repeats`` is how often its targets hold each object.
+    ``groups``, ``names`` and ``factors`` have one entry a step; ``repeats`` is how often its targets hold each object.
     """
 
     problem: MatchingProblem
     groups: Sequence[int]
     names: Sequence[str]
-    weights: Sequence[float]
+    factors: Sequence[float]
     repeats: int = 1
 
 
@@ -37,9 +37,10 @@ class SetCriterion(nn.Module):
     """Class, L1 and generalised-IoU losses of matched sets (Carion et al., DETR; Chen et al., SQR, section 3).
 
     Every group of every step is matched on its own and weighs the same: losses are summed over groups and steps, so a
-    recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. All sets
-    share one normaliser, the number of objects in the batch averaged over processes, at least 1 (DETR's softmax loss is
-    a mean over queries instead).
+    recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. Several
+    groups of *initial* queries (Group DETR) are averaged instead, as published there. All sets share one normaliser,
+    the number of objects in the batch averaged over processes, at least 1 (DETR's softmax loss is a mean over queries
+    instead).
 
     Args:
         matcher: assigns queries to objects.
@@ -106,17 +107,16 @@ class SetCriterion(nn.Module):
         """
         if self.step_weights is not None and len(self.step_weights) != plan.num_steps:
             raise ValueError(f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}")
-        weights = self.step_weights or (1.0,) * plan.num_steps
+        factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
         with torch.autocast(targets.boxes.device.type, enabled=False):
-            terms = [LossTerm(*_side_by_side(predictions, plan.step_names, targets), weights)]
+            terms = [LossTerm(*_side_by_side(predictions, plan.step_names, targets), factors)]
             if auxiliary is not None:
+                repeats = self.auxiliary_repeats
+                repeated = targets.repeated(repeats)
+                _check_auxiliary_size(auxiliary[0].logits.shape[2], repeated, repeats)
                 names = [f"auxiliary_{name}" for name in plan.step_names]
-                repeated = targets.repeated(self.auxiliary_repeats)
-                _check_auxiliary_size(auxiliary[0].logits.shape[2], repeated, self.auxiliary_repeats)
-                scaled = [w * self.auxiliary_weight for w in weights]
-                terms.append(
-                    LossTerm(*_side_by_side(auxiliary, names, repeated), scaled, repeats=self.auxiliary_repeats)
-                )
+                scaled = [self.auxiliary_weight * factor for factor in factors]
+                terms.append(LossTerm(*_side_by_side(auxiliary, names, repeated), scaled, repeats))
             if proposals is not None:
                 terms.append(LossTerm(*_side_by_side([proposals], ["proposals"], targets.class_agnostic()), [1.0]))
             matches = self.matcher([term.problem for term in terms])
@@ -126,16 +126,22 @@ class SetCriterion(nn.Module):
                 losses.update(self._step_losses(term, match, normaliser * term.repeats))
         return losses
 
+    def _step_factors(self, groups: Sequence[int], plan: Plan) -> list[float]:
+        """What each step's sum over its groups is multiplied with."""
+        weights = [1.0] * plan.num_steps if self.step_weights is None else self.step_weights
+        averaged = (
+            groups if self.group_reduction == "mean" else [g // p for g, p in zip(groups, plan.groups, strict=True)]
+        )
+        return [weight / number for weight, number in zip(weights, averaged, strict=True)]
+
     def _step_losses(self, term: LossTerm, match: Tensor, normaliser: Tensor) -> dict[str, Tensor]:
         """Reduce the losses of ``sum(groups)`` groups to one scalar a loss and step."""
         losses = {}
         for kind, values in self._group_losses(term.problem, match, normaliser).items():
-            for name, part, factor in zip(term.names, values.split(list(term.groups)), term.weights, strict=True):
+            for factor, name, part in zip(term.factors, term.names, values.split(list(term.groups)), strict=True):
                 weight = self.weights[kind] * factor
-                if weight == 0:
-                    continue
-                reduced = part.sum() if self.group_reduction == "sum" else part.mean()
-                losses[f"loss_{kind}/{name}"] = weight * reduced
+                if weight != 0:
+                    losses[f"loss_{kind}/{name}"] = weight * part.sum()
         return losses
 
     def _group_losses(self, problem: MatchingProblem, match: Tensor, normaliser: Tensor) -> Mapping[str, Tensor]:

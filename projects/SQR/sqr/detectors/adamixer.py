@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, sine_encoding
+from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, QueryTable, sine_encoding
 from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
 
 POSITION_UNIT = (1000.0, 1000.0, 1.0, 1.0)
@@ -93,23 +93,27 @@ class FullImageQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
 
-    def __init__(self, *, num_queries: int = 100, dim: int = 256, num_auxiliary: int = 0):
+    def __init__(self, *, num_queries: int = 100, num_groups: int = 1, dim: int = 256, num_auxiliary: int = 0):
         super().__init__()
         self.num_queries = num_queries
-        total = num_queries + num_auxiliary
-        self.init_content = nn.Embedding(total, dim)
-        self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(total, 1))
+        self.init_content = QueryTable(
+            num_queries=num_queries, dim=dim, num_groups=num_groups, num_auxiliary=num_auxiliary
+        )
+        rows = len(self.init_content.weight)
+        self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(rows, 1))
 
     def forward(self, memory: PyramidMemory) -> InitialQueries:
-        used = slice(None) if self.training else slice(self.num_queries)
-        content = self.init_content.weight[used]
-        content = F.layer_norm(content, content.shape[-1:])
-        boxes = self.init_boxes[used] * memory.image_sizes.repeat(1, 2)[:, None, None]  # (B, 1, Q, 4)
-        state = QueryState(content.expand(len(boxes), 1, -1, -1), box_to_xyzr(boxes))
+        content = self.init_content()
+        groups, queries, dim = content.shape
+        content = F.layer_norm(content, (dim,))
+        boxes = self.init_boxes.unflatten(0, (self.init_content.num_groups, -1))[:groups, :queries]
+        boxes = boxes * memory.image_sizes.repeat(1, 2)[:, None, None]  # (B, G, Q, 4)
+        state = QueryState(content.expand(len(boxes), -1, -1, -1), box_to_xyzr(boxes))
         return InitialQueries.split(state, self.num_queries)
 
 

@@ -48,10 +48,10 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Nothing to evaluate: the config has no dataloader.evaluator")
         return {}
-    with as_user_error(FileNotFoundError, prefix="dataloader.test: "):
+    with as_user_error(ValueError, OSError, prefix="dataloader.test: "):
         loader = instantiate(cfg.dataloader.test)
         evaluator = instantiate(cfg.dataloader.evaluator)
-        results = inference_on_dataset(unwrap(model), loader, evaluator)
+    results = inference_on_dataset(unwrap(model), loader, evaluator)
     if comm.is_main_process() and results:
         print_csv_format(results)
     return results
@@ -60,7 +60,8 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
 def build_model(cfg: DictConfig) -> nn.Module:
     """The config's model on ``train.device``."""
     device = resolve_device(cfg.train.device)
-    model = instantiate(cfg.model)
+    with as_user_error(ValueError, prefix="model: "):
+        model = instantiate(cfg.model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
@@ -72,7 +73,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     cfg.optimizer.params.model = unwrap(model)
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None
-    with as_user_error(FileNotFoundError, prefix="dataloader.train: "):
+    with as_user_error(ValueError, OSError, prefix="dataloader.train: "):
         loader = instantiate(cfg.dataloader.train)
     if not isinstance(loader, TrainLoader):
         raise UserError(
@@ -92,9 +93,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     )
 
 
-def train(
-    cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]
-) -> dict:
+def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
     """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
 
     Args:
@@ -126,9 +125,7 @@ def train(
             BaseLRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, run_evaluation),
-            hooks.PeriodicWriter(
-                default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
-            )
+            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main
             else None,
         ]

@@ -40,10 +40,15 @@ class ConsoleWriter(CommonMetricPrinter):
     the last stage's sum.
     """
 
+    def __init__(self, max_iter: int):
+        super().__init__(max_iter)
+        self._last_iter: int | None = None
+
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter == self._max_iter:
-            return  # training is over: nothing new
+        if storage.iter in (self._max_iter, self._last_iter):
+            return  # training is over, or this iteration has its line: nothing new
+        self._last_iter = storage.iter
         eta = self._get_eta(storage)
         parts = [f"eta: {eta}"] if eta else []
         parts.append(f"iter: {storage.iter}")
@@ -65,11 +70,7 @@ class ConsoleWriter(CommonMetricPrinter):
     def folded_losses(self, storage: EventStorage) -> dict[str, float]:
         """Total, sum of each kind, and the last stage's sum, median-smoothed like Detectron2's."""
         losses = {n: self._smoothed(storage, n) for n in storage.histories() if n.startswith("loss_")}
-        folded = (
-            {"total_loss": self._smoothed(storage, "total_loss")}
-            if "total_loss" in storage.histories()
-            else {}
-        )
+        folded = {"total_loss": self._smoothed(storage, "total_loss")} if "total_loss" in storage.histories() else {}
         stages: dict[tuple[int, str], float] = {}
         for name, value in losses.items():
             kind, _, place = name.partition("/")

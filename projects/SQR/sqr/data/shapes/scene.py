@@ -24,7 +24,8 @@ class SceneSettings:
         longest_side: of every image; the other side is drawn from ``min_aspect`` to 1 times it, in either
             direction.
         min_aspect: the smallest ratio of the two sides of an image.
-        max_objects: 1 to this many figures are drawn on an image that is not empty.
+        max_objects, mean_objects: 1 to ``max_objects`` figures are drawn on an image that is not empty, in the mean
+            ``mean_objects``, before the hidden ones are dropped.
         empty_share: chance of an image without any object, in [0, 1].
         min_size, max_size: range of a figure's longer diameter before rotation, sampled log-uniformly.
         min_figure_aspect: the smallest ratio of a figure's two diameters.
@@ -33,20 +34,26 @@ class SceneSettings:
         min_box_side: the same for figures whose box, clipped to the image, is thinner than this.
         min_contrast: smallest mean colour difference (0 to 255) between a figure and the background's base
             colour.
+        background_contrast, clutter_contrast, fill_contrast: largest difference, a channel, of the background's second
+            colour, of the strokes on it (both from its base colour), and of a figure's second colour from its first.
         noise: standard deviation of the pixel noise over the whole image, in grey levels.
     """
 
     longest_side: int = 128
     min_aspect: float = 0.6
-    max_objects: int = 10
+    max_objects: int = 8
+    mean_objects: float = 4.0
     empty_share: float = 0.06
-    min_size: float = 8.0
-    max_size: float = 100.0
+    min_size: float = 18.0
+    max_size: float = 96.0
     min_figure_aspect: float = 0.65
     min_visible: float = 0.3
     min_box_side: float = 4.0
-    min_contrast: float = 28.0
-    noise: float = 6.0
+    min_contrast: float = 60.0
+    background_contrast: float = 30.0
+    clutter_contrast: float = 45.0
+    fill_contrast: float = 55.0
+    noise: float = 4.0
 
 
 @dataclass
@@ -71,12 +78,15 @@ def draw_scene(rng: np.random.Generator, settings: SceneSettings) -> tuple[np.nd
     """
     height, width = _image_size(rng, settings)
     base = rng.uniform(30, 225, 3)
-    image = _texture(rng, str(rng.choice(_FILLS)), height, width, base, base + rng.uniform(-45, 45, 3))
-    _scribble(rng, image, base)
+    image = _texture(
+        rng, str(rng.choice(_FILLS)), height, width, base, base + _shift(rng, settings.background_contrast)
+    )
+    _scribble(rng, image, base, settings.clutter_contrast)
 
     count = 0
     if rng.random() >= settings.empty_share:
-        count = 1 + rng.binomial(settings.max_objects - 1, 0.4)
+        extra = settings.max_objects - 1
+        count = 1 + rng.binomial(extra, (settings.mean_objects - 1) / extra)
     figures = [_random_figure(rng, height, width, settings) for _ in range(count)]
     objects = []
     for figure, box, alpha in _drop_hidden(figures, height, width, settings):
@@ -203,7 +213,7 @@ def _paint(rng, image: np.ndarray, figure: _Figure, alpha: tuple, base: np.ndarr
         colour = rng.uniform(0, 255, 3)
         if np.abs(colour - base).mean() >= settings.min_contrast:
             break
-    fill = _texture(rng, str(rng.choice(_FILLS)), height, width, colour, colour + rng.uniform(-80, 80, 3))
+    fill = _texture(rng, str(rng.choice(_FILLS)), height, width, colour, colour + _shift(rng, settings.fill_contrast))
     window = image[top : top + height, left : left + width]
     window += coverage[..., None] * (fill - window)
 
@@ -233,14 +243,18 @@ def _smooth_noise(rng, height: int, width: int, period: float) -> np.ndarray:
     return np.asarray(noise, np.float32) / 255
 
 
-def _scribble(rng, image: np.ndarray, base: np.ndarray) -> None:
+def _shift(rng, largest: float) -> np.ndarray:
+    return rng.uniform(-largest, largest, 3)
+
+
+def _scribble(rng, image: np.ndarray, base: np.ndarray, contrast: float) -> None:
     """Clutter that is no object: up to four strokes on the background, in place."""
     height, width, _ = image.shape
     canvas = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(0, 5)):
         points = rng.uniform(-0.1, 1.1, (3, 2)) * (width, height)
-        colour = np.clip(base + rng.uniform(-90, 90, 3), 0, 255).astype(int)
+        colour = np.clip(base + _shift(rng, contrast), 0, 255).astype(int)
         stroke = [tuple(p) for p in np.round(points).tolist()]
         draw.line(stroke, fill=tuple(colour.tolist()), width=int(rng.integers(1, 4)))
     image[:] = np.asarray(canvas, np.float32)

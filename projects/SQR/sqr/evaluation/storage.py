@@ -1,0 +1,220 @@
+"""Predictions on disk: compact shards of this package, and COCO result files of any toolbox.
+
+A directory of predictions holds ``meta.json`` and shards ``part-RANK-NUMBER.npz``, written while inference
+runs, so that an interrupted evaluation keeps what it has. A shard holds, for its images, the columns of both
+tables of every
+stage: 22 bytes a query and 24 a detection and stage before compression.
+
+COCO result files come one a stage, in the order of the stages: the usual ``image_id``, ``category_id``,
+``bbox`` and ``score``, and, for whatever follows a query through the stages, a ``query_id`` of the same query
+in every file. With one row a query, as with every (query, class) pair, the query's best class is its row of
+highest score.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .tables import DetectionTable, ImageRecord, StagePredictions, assemble
+
+FORMAT = "sqr-stage-predictions"
+VERSION = 1
+_SMALL = {"query": np.int16, "label": np.int16}
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON in one move, so that a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def write_meta(directory: Path, meta: Mapping) -> None:
+    """Describe a directory of predictions; ``meta`` needs ``category_ids``, and says more for the reader's sake."""
+    write_json(Path(directory) / "meta.json", {"format": FORMAT, "version": VERSION, **meta})
+
+
+def write_shard(path: Path, records: Sequence[ImageRecord]) -> None:
+    """Write image records to one ``.npz`` file, in one move."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_stages = len(records[0].detections)
+    columns = {
+        "image_id": np.asarray([r.image_id for r in records]),
+        "image_size": np.asarray([r.image_size for r in records], dtype=np.int32),
+        "num_stages": np.asarray(num_stages),
+    }
+    for kind in ("queries", "detections"):
+        for s in range(num_stages):
+            tables = [getattr(r, kind)[s] for r in records]
+            whole = DetectionTable.cat(tables)
+            columns[f"{kind}.{s}.count"] = np.asarray([len(t) for t in tables], dtype=np.int32)
+            for name in ("query", "label", "score", "box"):
+                values = getattr(whole, name)
+                small = _SMALL.get(name)
+                if small is not None and len(values) and values.max() <= np.iinfo(small).max:
+                    values = values.astype(small)
+                columns[f"{kind}.{s}.{name}"] = values
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **columns)
+    os.replace(temporary, path)
+
+
+def read_shard(path: Path) -> list[ImageRecord]:
+    """The records of one shard."""
+    with np.load(path, allow_pickle=False) as file:
+        content = {name: file[name] for name in file.files}
+    num_stages = int(content["num_stages"])
+
+    def split(kind: str, stage: int) -> list[DetectionTable]:
+        count = content[f"{kind}.{stage}.count"]
+        ends = np.cumsum(count)
+        columns = {name: content[f"{kind}.{stage}.{name}"] for name in ("query", "label", "score", "box")}
+        return [
+            DetectionTable(
+                image=np.zeros(n, dtype=np.int32),
+                query=columns["query"][end - n : end].astype(np.int32),
+                label=columns["label"][end - n : end].astype(np.int32),
+                score=columns["score"][end - n : end],
+                box=columns["box"][end - n : end],
+            )
+            for n, end in zip(count.tolist(), ends.tolist(), strict=True)
+        ]
+
+    queries = [split("queries", s) for s in range(num_stages)]
+    detections = [split("detections", s) for s in range(num_stages)]
+    return [
+        ImageRecord(
+            image_id=image_id,
+            image_size=tuple(size),
+            queries=[stage[n] for stage in queries],
+            detections=[stage[n] for stage in detections],
+        )
+        for n, (image_id, size) in enumerate(
+            zip(content["image_id"].tolist(), content["image_size"].tolist(), strict=True)
+        )
+    ]
+
+
+def load_predictions(directory: str | Path) -> tuple[StagePredictions, dict]:
+    """Read a directory of shards.
+
+    Returns:
+        The predictions and the content of ``meta.json``.
+
+    Raises:
+        FileNotFoundError: no ``meta.json`` or no shard.
+        ValueError: not a directory of predictions, or an image in two shards.
+    """
+    directory = Path(directory)
+    if not (directory / "meta.json").exists():
+        raise FileNotFoundError(f"{directory} holds no predictions: there is no meta.json in it")
+    meta = json.loads((directory / "meta.json").read_text())
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"{directory / 'meta.json'} has format {meta.get('format')!r}, expected {FORMAT!r}")
+    shards = sorted(directory.glob("part-*.npz"))
+    if not shards:
+        raise FileNotFoundError(f"{directory} holds no predictions: there is no part-*.npz in it")
+    records = [r for shard in shards for r in read_shard(shard)]
+    return assemble(records, meta["category_ids"], source=meta.get("source", str(directory))), meta
+
+
+def save_predictions(predictions: StagePredictions, directory: str | Path, meta: Mapping | None = None) -> None:
+    """Write predictions as one shard and a ``meta.json``; the inverse of :func:`load_predictions`."""
+    write_meta(
+        Path(directory),
+        {"category_ids": predictions.category_ids.tolist(), "source": predictions.source, **(meta or {})},
+    )
+    starts = {
+        kind: [np.searchsorted(t.image, np.arange(len(predictions.image_ids) + 1)) for t in getattr(predictions, kind)]
+        for kind in ("queries", "detections")
+    }
+
+    def cut(kind: str, n: int) -> list[DetectionTable]:
+        tables = getattr(predictions, kind)
+        return [t.take(slice(b[n], b[n + 1])) for t, b in zip(tables, starts[kind], strict=True)]
+
+    records = [
+        ImageRecord(i, tuple(size), cut("queries", n), cut("detections", n))
+        for n, (i, size) in enumerate(
+            zip(predictions.image_ids.tolist(), predictions.image_sizes.tolist(), strict=True)
+        )
+    ]
+    write_shard(Path(directory) / "part-0-0000.npz", records)
+
+
+def from_coco_results(paths: Sequence[str | Path], coco, *, source: str = "") -> StagePredictions:
+    """Predictions from COCO result files, one a stage.
+
+    Args:
+        paths: JSON files in the order of the stages.
+        coco: the ``pycocotools.coco.COCO`` that they are predictions for.
+        source: see :class:`~sqr.evaluation.tables.StagePredictions`.
+
+    Raises:
+        ValueError: no file, a file that is not a list of results, an image or a category that ``coco`` lacks,
+            or ``query_id`` in some rows only.
+    """
+    if not paths:
+        raise ValueError("name one COCO result file a stage, first stage first")
+    images = np.unique(np.asarray(coco.getImgIds()))
+    categories = np.asarray(sorted(coco.getCatIds()))
+    detections = [_read_results(Path(p), images, categories) for p in paths]
+    sizes = [(coco.imgs[i].get("height", 0), coco.imgs[i].get("width", 0)) for i in images.tolist()]
+    return StagePredictions(
+        image_ids=images,
+        image_sizes=np.asarray(sizes, dtype=np.int32).reshape(-1, 2),
+        category_ids=categories,
+        queries=[_best_of_each_query(t) for t in detections],
+        detections=detections,
+        source=source or ", ".join(Path(p).name for p in paths),
+    )
+
+
+def _read_results(path: Path, images: np.ndarray, categories: np.ndarray) -> DetectionTable:
+    rows = json.loads(path.read_text())
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is not a COCO result file: it holds a {type(rows).__name__}, not a list of results")
+    if not rows:
+        return DetectionTable.empty(np.float64)
+    with_query = sum("query_id" in r for r in rows)
+    if with_query not in (0, len(rows)):
+        raise ValueError(f"{path}: {with_query} of {len(rows)} results have a query_id; give it to all or to none")
+    image_ids, labels = (np.asarray([r[n] for r in rows]) for n in ("image_id", "category_id"))
+    for name, values, known in (("image_id", image_ids, images), ("category_id", labels, categories)):
+        strangers = np.setdiff1d(values, known)
+        if len(strangers):
+            raise ValueError(f"{path}: {name} {strangers[:5].tolist()} is not in the annotation file")
+    table = DetectionTable(
+        image=np.searchsorted(images, image_ids).astype(np.int32),
+        query=np.asarray([r.get("query_id", -1) for r in rows], dtype=np.int32),
+        label=np.searchsorted(categories, labels).astype(np.int32),
+        score=np.asarray([r["score"] for r in rows], dtype=np.float64),
+        box=np.asarray([r["bbox"] for r in rows], dtype=np.float64).reshape(-1, 4),
+    )
+    return table.take(np.argsort(table.image, kind="stable"))
+
+
+def _best_of_each_query(table: DetectionTable) -> DetectionTable:
+    if not len(table) or (table.query < 0).any():
+        return DetectionTable.empty(table.score.dtype.type)
+    order = np.lexsort((-table.score, table.query, table.image))
+    first = np.diff(table.image[order], prepend=-1) != 0
+    first |= np.diff(table.query[order], prepend=-1) != 0
+    return table.take(order[first])
+
+
+def to_coco_results(table: DetectionTable, predictions: StagePredictions) -> list[dict]:
+    """A table as COCO results with ``query_id``, ready for ``json.dump``."""
+    images = predictions.image_ids[table.image].tolist()
+    categories = predictions.category_ids[table.label].tolist()
+    columns = zip(images, categories, table.box.tolist(), table.score.tolist(), table.query.tolist(), strict=True)
+    return [{"image_id": i, "category_id": c, "bbox": b, "score": s, "query_id": q} for i, c, b, s, q in columns]

@@ -1,0 +1,32 @@
+"""What the processes of the distributed test run; a module of its own so that they can import it."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from detectron2.utils import comm
+
+from engine_toys import ToyDetector, ToyMapper, run_toy, toy_dicts
+from sqr.engine import UserError, build_train_loader, create_ddp_model
+
+PLAIN = ["+model.dropout=0.0", "train.max_iter=4", "train.eval_period=2", "train.clip_grad.max_norm=null"]
+
+
+def first_batch_gradients() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = create_ddp_model(ToyDetector(dropout=0.0))
+    batch = next(iter(build_train_loader(toy_dicts(), mapper=ToyMapper(), total_batch_size=4)))
+    sum(model(batch).values()).backward()
+    inner = model.module if comm.get_world_size() > 1 else model
+    return {name: p.grad for name, p in inner.named_parameters()}
+
+
+def work(folder: str) -> None:
+    """Save this process's gradients, then train a little."""
+    torch.save(first_batch_gradients(), Path(folder) / f"gradients_{comm.get_world_size()}_{comm.get_rank()}.pth")
+    run_toy(Path(folder) / f"run_{comm.get_world_size()}", *PLAIN)
+
+
+def train_or_fail(args: argparse.Namespace) -> None:
+    """A main function for run_command that fails as a user error in every process."""
+    raise UserError("this dataset is empty")
