@@ -4,10 +4,10 @@ The published architecture, narrowed: a residual backbone with two blocks a stag
 with 16 points, 50 queries.
 """
 
+from ..common.quick_backbone import backbone
 from .adamixer_r50 import model
-from .deformable_detr_quick import model as deformable_detr_quick
 
-model.backbone = deformable_detr_quick.backbone
+model.backbone = backbone
 model.encoder.neck.in_channels = {"res2": 64, "res3": 96, "res4": 128}
 model.encoder.strides = [8, 16, 32]
 model.query_generator.num_queries = 50
