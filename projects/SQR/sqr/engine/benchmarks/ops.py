@@ -1,7 +1,8 @@
 """The operators against their references, other packages and the machine: ``benchmark.py ops``.
 
-Shapes are those of an 800x1066 image: Deformable DETR's four levels (17,821 tokens, 8 heads of 32 channels, 4 points)
-and AdaMixer's (71,150 pixels, 4 groups of 64 channels, 32 points). Everything goes through autograd and dispatcher.
+Shapes are those of an 800x1066 image: Deformable DETR's four levels (17,821 tokens, 8 heads of 32 channels,
+4 points) and AdaMixer's (71,000 pixels, 4 groups of 64 channels, 32 points). Everything goes through autograd
+and dispatcher.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def timed_call(call: Callable, arguments: tuple[Tensor, ...], backward: bool) ->
 
 
 def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, roof: dict) -> float:
-    """Seconds the machine needs at the least: every tensor moved once, or the arithmetic, whichever is longer.
+    """Seconds the machine needs at least: every tensor moved once, or the arithmetic, whichever is longer.
 
     Corner rows are counted once, as if every cache were perfect, so no kernel reaches this.
     """

@@ -21,8 +21,8 @@ def interleaved(
         warmup: calls of each variant before.
 
     Returns:
-        For each variant ``median_ms`` and ``best_ms`` of wall time, and on the CPU ``cpu_ms``, the median of the
-        process's CPU time: on a machine shared with others it moves less.
+        For each variant ``median_ms`` and ``best_ms`` of wall time, and on the CPU ``cpu_ms``, the median of
+        the process's CPU time: on a machine shared with others it moves less.
     """
     walls: dict[str, list[float]] = {name: [] for name in variants}
     cpus: dict[str, list[float]] = {name: [] for name in variants}
