@@ -157,13 +157,17 @@ def timed_call(call: Callable, arguments: tuple[Tensor, ...], backward: bool) ->
 def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, roof: dict) -> float:
     """Seconds the machine needs at least: every tensor moved once, or the arithmetic, whichever is longer.
 
-    Corner rows are counted once, as if every cache were perfect, so no kernel reaches this.
+    Pixels are counted once, as if every cache were perfect, and only as many as the taps can read, so no kernel
+    reaches this.
     """
     value, locations, weights = arguments
     channels, taps = value.shape[-1], weights.numel()
-    rows = locations.numel() // 2 if operator == "adaptive_sample" else locations.shape[1] * value.shape[2]
-    out = rows * channels * (1 if operator == "adaptive_sample" else value.shape[0])
-    bytes_moved = sum(x.numel() * x.element_size() for x in arguments) + out * value.element_size()
+    rows = taps // (
+        len(ADAMIXER_LEVELS) if operator == "adaptive_sample" else weights.shape[-1] * weights.shape[-2]
+    )
+    pixels_read = min(value.numel(), 4 * taps * channels)
+    bytes_moved = (pixels_read + rows * channels) * value.element_size()
+    bytes_moved += (locations.numel() + weights.numel()) * locations.element_size()
     operations = 8 * taps * channels
     if backward:
         bytes_moved, operations = 3 * bytes_moved, 3 * operations
