@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sqr.ops import adaptive_sample_reference, ms_deform_attn_reference
 
-# Bilinear sampling has a kink at every pixel centre, where its gradient jumps: points keep this far from them.
+# Bilinear sampling has a kink at every pixel centre, where its gradient jumps: points keep this far from
+# them.
 OFF_KNOT = 0.2
 
 

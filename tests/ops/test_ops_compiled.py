@@ -1,4 +1,4 @@
-"""The compiled CPU operators: numbers, edges, determinism, and what PyTorch's machinery asks of an operator."""
+"""The compiled CPU operators: numbers, edges, determinism, and what PyTorch asks of an operator."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from sqr.ops import functional
 pytestmark = pytest.mark.skipif(
     bool(functional.library.reason), reason=functional.library.reason or "compiled"
 )
+
 
 @pytest.fixture
 def instruction_set():
@@ -108,7 +109,7 @@ def test_not_finite_and_far_locations_count_as_outside(operator, queries, far):
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("queries", [1, 300])
 def test_values_that_are_not_read_do_not_leak(operator, queries):
-    """A point left of the image must not see the NaN in the last column of the row above, nor one in another head."""
+    """A point left of the image sees neither a NaN in the last column of the row above, nor another head."""
     case = make_case(operator, batch=1, heads=2, queries=queries, points=1, shapes=((4, 4),))
     value = case.arguments[0].detach().clone()
     value[:, 3::4] = float("nan")  # the last column
@@ -209,7 +210,7 @@ def test_public_functions_take_16_bit_values(operator, dtype):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_kernels_check_what_they_get(operator):
-    """The operators themselves refuse what would read or write outside of a tensor, also without the Python checks."""
+    """The operators refuse what would reach outside of a tensor, also without the Python checks."""
     case = make_case(operator)
     value, locations, weights = (x.detach() for x in case.arguments)
     bad = {

@@ -1,6 +1,7 @@
 """The CUDA operators' own source, compiled for the host against an emulation of CUDA's execution.
 
-What this cannot show: data races, streams and devices, speed, the arithmetic of real hardware. See ``test_ops_gpu``.
+What this cannot show: data races, streams and devices, speed, the arithmetic of real hardware. See
+``test_ops_gpu``.
 """
 
 import subprocess
@@ -130,7 +131,12 @@ PLANTED = {
         [],
         "wrong gradient of the locations",
     ),
-    "gradient kept by the wrong lane": ("if (lane == j)", "if (lane == (j ^ 1))", [], "wrong gradient of the"),
+    "gradient kept by the wrong lane": (
+        "if (lane == j)",
+        "if (lane == (j ^ 1))",
+        [],
+        "wrong gradient of the",
+    ),
 }
 
 
