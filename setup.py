@@ -196,7 +196,7 @@ setup(
         "matplotlib",
         "tensorboard",
     ],
-    extras_require={"dev": ["pytest", "hypothesis", "ruff"], "browser": ["selenium"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium"]},
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},
     # The extension holds no Python at all, so one wheel fits every Python.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from detectron2.utils import comm
+
 from engine_toys import ToyDetector, ToyMapper, run_toy, toy_dicts
 from sqr.engine import UserError, build_train_loader, create_ddp_model
 
@@ -22,9 +23,7 @@ def first_batch_gradients() -> dict[str, torch.Tensor]:
 
 def work(folder: str) -> None:
     """Save this process's gradients, then train a little."""
-    torch.save(
-        first_batch_gradients(), Path(folder) / f"gradients_{comm.get_world_size()}_{comm.get_rank()}.pth"
-    )
+    torch.save(first_batch_gradients(), Path(folder) / f"gradients_{comm.get_world_size()}_{comm.get_rank()}.pth")
     run_toy(Path(folder) / f"run_{comm.get_world_size()}", *PLAIN)
 
 

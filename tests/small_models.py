@@ -7,14 +7,17 @@ from omegaconf import OmegaConf
 
 from helpers import model_config, shrink
 
-DETECTORS = ["deformable_plain", "deformable_refine", "deformable_two_stage", "detr"]
+DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
+DETECTORS = [*DEFORMABLE_FORMS, "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
 
 def small_config(detector: str = "deformable_plain", plan: str = "selective", num_stages: int = 4):
     """A model config of 5 classes, 7 queries and random weights."""
-    if detector.startswith("deformable_"):
+    if detector in DEFORMABLE_FORMS:
         cfg = _deformable(detector.removeprefix("deformable_"))
+    elif detector == "dab_deformable_detr":
+        cfg = shrink(model_config("dab_deformable_detr_r50"))
     else:
         cfg = _dense(detector)
     cfg.decoder.stages.num_stages = num_stages
@@ -51,6 +54,8 @@ def _dense(detector: str):
     cfg.encoder.layers.ffn_dim = 48
     cfg.encoder.layers.dropout = 0.0
     cfg.query_generator.num_queries = 7
+    if detector == "group_detr":
+        cfg.query_generator.num_groups = 2
     return cfg
 
 

@@ -1,14 +1,13 @@
 """A DETR small enough to train on two CPU cores: the published architecture, narrowed.
 
-A residual backbone with one block a stage, features of stride 16, 1 encoder layer and 6 decoder stages of 96 channels,
+A residual backbone with two blocks a stage, features of stride 8, 1 encoder layer and 6 decoder stages of 96 channels,
 50 queries.
 """
 
-from ..common.quick_backbone import backbone
+from ..common.quick_backbone import one_level_backbone
 from .detr_r50 import model
 
-model.backbone = backbone
-model.backbone.out_features = ["res3"]
+model.backbone = one_level_backbone
 model.encoder.in_feature = "res3"
 model.encoder.in_channels = 96
 model.encoder.dim = 96

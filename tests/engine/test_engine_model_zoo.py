@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sqr import model_zoo
 from sqr.model_zoo import model_zoo as zoo
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
 from engine_toys import ToyDetector
 from sqr.engine import UserError, get_param_groups, step_schedule
-from torch import nn
 
 
 def groups_by_name(model, **options):
@@ -37,9 +38,7 @@ def test_shared_once_and_frozen_left_out():
 
 @pytest.mark.parametrize("pattern", ["reference_points", "back", "backbone.bias.x"])
 def test_pattern_without_a_parameter_is_an_error(pattern):
-    with pytest.raises(
-        UserError, match=f"no parameter is named '{pattern}'; the parts of .* backbone, .*stages"
-    ):
+    with pytest.raises(UserError, match=f"no parameter is named '{pattern}'; the parts of .* backbone, .*stages"):
         get_param_groups(ToyDetector(), base_lr=1.0, weight_decay=0.0, lr_multipliers={pattern: 0.1})
 
 

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from engine_toys import BrokenMapper, ToyMapper, toy_dicts
 from sqr.engine import UserError, build_train_loader
 from sqr.engine.train_loader import PositionSampler
@@ -15,13 +16,17 @@ def take(loader, count):
     return list(itertools.islice(iter(loader), count))
 
 
+def flat(batches):
+    return [sample for batch in batches for sample in batch]
+
+
 def ids(batches):
     return [[sample["image_id"] for sample in batch] for batch in batches]
 
 
 def test_each_pass_holds_every_image_once_in_another_order():
     batches = ids(take(build_train_loader(toy_dicts(12), mapper=ToyMapper(), total_batch_size=4), 6))
-    first, second = sum(batches[:3], []), sum(batches[3:], [])
+    first, second = flat(batches[:3]), flat(batches[3:])
     assert sorted(first) == sorted(second) == list(range(100, 112))
     assert first != second
 
@@ -45,16 +50,14 @@ def test_starting_later_gives_the_same_samples(grouping, workers):
 
     whole, late = take(loader(), 9), loader()
     late.start_at(4 * 3, seed=42)
-    for a, b in zip(sum(whole[4:], []), sum(take(late, 5), []), strict=True):
+    for a, b in zip(flat(whole[4:]), flat(take(late, 5)), strict=True):
         assert a["image_id"] == b["image_id"]
         assert torch.equal(a["image"], b["image"])
 
 
 def test_an_iteration_sees_the_same_images_with_any_number_of_processes():
     def stream(rank, world_size, first=0):
-        sampler = PositionSampler(
-            13, 4 // world_size, seed=1, rank=rank, world_size=world_size, first_sample=first
-        )
+        sampler = PositionSampler(13, 4 // world_size, seed=1, rank=rank, world_size=world_size, first_sample=first)
         return list(itertools.islice(sampler, 10))
 
     one = stream(0, 1)
@@ -64,9 +67,7 @@ def test_an_iteration_sees_the_same_images_with_any_number_of_processes():
 
 
 def test_grouped_batches_hold_one_orientation():
-    loader = build_train_loader(
-        toy_dicts(), mapper=ToyMapper(), total_batch_size=3, aspect_ratio_grouping=True
-    )
+    loader = build_train_loader(toy_dicts(), mapper=ToyMapper(), total_batch_size=3, aspect_ratio_grouping=True)
     for batch in take(loader, 20):
         assert len({sample["width"] > sample["height"] for sample in batch}) == 1
 
@@ -84,16 +85,14 @@ def test_loading_leaves_the_process_random_states_alone():
 
 def test_augmentation_differs_between_samples_and_passes():
     loader = build_train_loader(toy_dicts(4)[:1] * 4, mapper=ToyMapper(), total_batch_size=4)
-    values = {round(sample["image"].flatten()[0].item(), 6) for sample in sum(take(loader, 3), [])}
+    values = {round(sample["image"].flatten()[0].item(), 6) for sample in flat(take(loader, 3))}
     assert len(values) == 12
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_image_is_named(workers):
     loader = build_train_loader(toy_dicts(), mapper=BrokenMapper(), total_batch_size=4, num_workers=workers)
-    with pytest.raises(
-        UserError, match="cannot load the training image toy_4.png: cannot identify image file"
-    ):
+    with pytest.raises(UserError, match=r"cannot load the training image toy_4\.png: cannot identify image file"):
         take(loader, 4)
 
 
@@ -102,16 +101,14 @@ class RefusingMapper(ToyMapper):
         self.refused = refused
 
     def __call__(self, sample):
-        return (
-            None if sample["image_id"] in self.refused or "all" in self.refused else super().__call__(sample)
-        )
+        return None if sample["image_id"] in self.refused or "all" in self.refused else super().__call__(sample)
 
 
 def test_refused_images_are_replaced_the_same_way_each_time():
     loader = build_train_loader(toy_dicts(), mapper=RefusingMapper(103, 104), total_batch_size=4)
     first = ids(take(loader, 6))
     assert first == ids(take(loader, 6))
-    assert not {103, 104} & set(sum(first, []))
+    assert not {103, 104} & set(flat(first))
     with pytest.raises(UserError, match="the mapper refused 20 images in a row"):
         take(build_train_loader(toy_dicts(), mapper=RefusingMapper("all"), total_batch_size=4), 1)
 
@@ -122,6 +119,4 @@ def test_errors_name_the_value():
     with pytest.raises(UserError, match="total_batch_size=0 must be a positive multiple"):
         build_train_loader(toy_dicts(), mapper=ToyMapper(), total_batch_size=0)
     with pytest.raises(UserError, match="aspect_ratio_grouping needs 'width'"):
-        build_train_loader(
-            [{"image_id": 1}], mapper=ToyMapper(), total_batch_size=1, aspect_ratio_grouping=True
-        )
+        build_train_loader([{"image_id": 1}], mapper=ToyMapper(), total_batch_size=1, aspect_ratio_grouping=True)

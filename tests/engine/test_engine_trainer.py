@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+
 from engine_toys import ToyDetector, ToyMapper, read_metrics, run_toy, toy_dicts
 from sqr.engine import ConsoleWriter, Trainer, UserError, build_train_loader
 
@@ -107,9 +108,7 @@ def test_bfloat16_autocast_trains_on_cpu(tmp_path):
 
 
 def test_non_finite_loss_names_iteration_and_images_and_spares_the_weights(tmp_path, capsys):
-    assert (
-        run_toy(tmp_path, "+model.explode_on=104", "train.checkpointer.period=1", "train.eval_period=0") == 1
-    )
+    assert run_toy(tmp_path, "+model.explode_on=104", "train.checkpointer.period=1", "train.eval_period=0") == 1
     error = one_error_line(capsys)
     assert "the loss is not finite (loss_box/stage2=nan); image ids " in error and "104" in error
     iteration = int(error.split("iteration ")[1].split(":")[0])
@@ -135,9 +134,7 @@ def test_checks_of_the_model_get_iteration_and_images(kind):
         def forward(self, batched_inputs):
             raise kind("stage 2, group 0: a cost is not finite")
 
-    with pytest.raises(
-        UserError, match=r"iteration 0, image ids \d+, .*: stage 2, group 0: a cost is not finite"
-    ):
+    with pytest.raises(UserError, match=r"iteration 0, image ids \d+, .*: stage 2, group 0: a cost is not finite"):
         make_trainer(Failing()).train(0, 1)
 
 

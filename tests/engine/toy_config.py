@@ -13,9 +13,7 @@ lr_multiplier = LazyConfig.load_rel("../../configs/common/schedules.py", "step_8
 
 model = L(ToyDetector)()
 dataloader = {
-    "train": L(build_train_loader)(
-        dataset=L(toy_dicts)(), mapper=L(ToyMapper)(), total_batch_size=4, num_workers=0
-    ),
+    "train": L(build_train_loader)(dataset=L(toy_dicts)(), mapper=L(ToyMapper)(), total_batch_size=4, num_workers=0),
     "test": L(build_detection_test_loader)(dataset=L(toy_dicts)(size=5), mapper=L(ToyMapper)()),
     "evaluator": L(ToyEvaluator)(),
 }

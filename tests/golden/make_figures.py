@@ -41,6 +41,11 @@ def main(folder: str, names: list[str]) -> None:
             "logits": sample(data["logits"], 0),
             boxes: sample(data[boxes], 1),
         }
+        if "single_image" in data:  # each image alone: the last stage
+            figures["single_image"] = [
+                {"logits": sample(one["logits"], 2 * i), "boxes_cxcywh": sample(one["boxes_cxcywh"], 2 * i + 1)}
+                for i, one in enumerate(data["single_image"])
+            ]
         (FIGURES / f"{name}.json").write_text(json.dumps(figures, separators=(",", ":"), default=str) + "\n")
 
 

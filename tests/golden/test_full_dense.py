@@ -1,77 +1,74 @@
-"""Full-size DETR, DAB-DETR and Group DETR against what the official code computes from the same weights."""
+"""DETR, DAB-DETR and Group DETR at full size (ResNet-50, batch of two sizes) on seeded weights."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
+from full_size import check_results, check_sample, check_stages, figures, inputs, load_published
 
 from helpers import SHARED, build, golden_file, model_config
-from sqr.checkpoint import convert, detect_layout
-
-LOGIT_TOLERANCE, BOX_TOLERANCE = 1e-3, 1e-4
 
 
-def seeded():
-    """The rule that makes weights and images of the golden files from names and seeds."""
-    path = SHARED / "golden" / "full" / "seeded.py"
-    spec = importlib.util.spec_from_file_location("golden_seeded", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def published(name: str, config: str, layout: str, num_classes: int):
-    """The golden file, its batch, and the model of a shipped config with the published weights."""
-    data = golden_file(f"full/{name}.pt")
-    rule = seeded()
-    state = rule.seeded_state(data["keys"], data["ties"])
-    assert rule.state_sha(state) == data["state_sha"]
-    assert detect_layout(state) == layout
+def published(name: str, config: str, layout: str):
     cfg = model_config(config)
-    cfg.num_classes = num_classes
-    model = build(cfg).eval()
-    model.load_state_dict(convert(state)[0])
-    images = rule.seeded_images(data["image_seed"], data["sizes"])
-    batch = [
-        {"image": image, "height": int(height), "width": int(width)}
-        for image, (height, width) in zip(images, data["orig_sizes"], strict=True)
-    ]
-    return data, batch, model
+    cfg.num_classes = figures(name)["options"]["num_classes"]
+    return load_published(build(cfg), name, layout)
 
 
 @torch.no_grad()
 def run(model, batch):
-    """Every step's prediction and the detections, from one forward."""
-    kept = []
-    handle = model.decoder.register_forward_hook(lambda module, args, output: kept.extend(output))
-    results = model(batch)
+    """Every step's logits ``(S, B, Q, .)`` and boxes, and the detections, from one forward."""
+    predictions = []
+    handle = model.decoder.register_forward_hook(lambda module, args, output: predictions.extend(output))
+    detections = model(batch)
     handle.remove()
-    logits = torch.cat([p.logits for p in kept], dim=1).transpose(0, 1)  # (S, B, Q, .)
-    boxes = torch.cat([p.boxes for p in kept], dim=1).transpose(0, 1)
-    return logits, boxes, [r["instances"] for r in results]
+    logits = torch.stack([p.logits[:, 0] for p in predictions])
+    return logits, torch.stack([p.boxes[:, 0] for p in predictions]), detections
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor, atol: float) -> None:
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
-
-
-def same_detections(ours, theirs: dict, size) -> None:
-    """The same scores in order, and each detection's query and class where the scores decide them."""
-    close(ours.scores, theirs["scores"], LOGIT_TOLERANCE)
-    height, width = (int(x) for x in size)
-    assert ours.image_size == (height, width)
-
-
-@pytest.mark.parametrize("name, config", [("detr_r50", "detr_r50"), ("detr_r50_dc5", "detr_r50_dc5")])
-def test_detr(name, config):
-    data, batch, model = published(name, config, "detr", 91)
-    logits, boxes, results = run(model, batch)
-    close(logits, data["logits"], LOGIT_TOLERANCE)
-    close(boxes, data["boxes_cxcywh"], BOX_TOLERANCE)
-    for ours, theirs, margin in zip(results, data["results"], data["label_margin"], strict=True):
-        close(ours.scores, theirs["scores"], LOGIT_TOLERANCE)
-        close(ours.pred_boxes.tensor, theirs["boxes"], BOX_TOLERANCE * max(ours.image_size) * 2)
+@pytest.mark.parametrize("name", ["detr_r50", "detr_r50_dc5"])
+def test_detr_equals_the_official_model(name):
+    logits, boxes, outputs = run(published(name, name, "detr"), inputs(name))
+    check_stages(name, logits, boxes)
+    if not (SHARED / "golden").exists():
+        return
+    data = golden_file(f"full/{name}.pt")
+    for output, theirs, margin in zip(outputs, data["results"], data["label_margin"], strict=True):
+        ours = output["instances"]  # in query order, so row by row
+        torch.testing.assert_close(ours.scores, theirs["scores"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours.pred_boxes.tensor, theirs["boxes"], atol=0.1, rtol=0)
         clear = margin > 1e-4
         assert clear.sum() > 50 and torch.equal(ours.pred_classes[clear], theirs["labels"][clear])
+
+
+@pytest.mark.parametrize("name", ["dab_detr_r50", "dab_deformable_detr_r50"])
+def test_dab_detr_equals_the_official_model(name):
+    layout = name.removesuffix("_r50")
+    logits, boxes, outputs = run(published(name, name, layout), inputs(name))
+    check_stages(name, logits, boxes)
+    check_results(name, outputs)
+
+
+DETREX = {
+    "detrex_dab_detr_r50": ("dab_detr_r50", "detrex_dab_detr"),
+    "detrex_sqr_dab_detr_r50": ("dab_detr_r50", "detrex_dab_detr"),
+    "detrex_group_detr_r50": ("group_detr_r50", "detrex_group_detr"),
+}
+
+
+@pytest.mark.parametrize("name", DETREX)
+def test_equals_detrex_image_by_image(name):
+    """detrex evaluates without a padding mask, so only its images run alone are right; and it clips boxes."""
+    config, layout = DETREX[name]
+    model = published(name, config, layout)
+    model.postprocessor.clip = True
+    full = golden_file(f"full/{name}.pt")["single_image"] if (SHARED / "golden").exists() else None
+    for i, (image, figure) in enumerate(zip(inputs(name), figures(name)["single_image"], strict=True)):
+        logits, boxes, outputs = run(model, [image])
+        check_sample(logits[-1, 0], figure["logits"], 1e-3)
+        check_sample(boxes[-1, 0], figure["boxes_cxcywh"], 1e-4)
+        if full is not None:
+            torch.testing.assert_close(logits[-1, 0], full[i]["logits"], atol=1e-3, rtol=0)
+            torch.testing.assert_close(boxes[-1, 0], full[i]["boxes_cxcywh"], atol=1e-4, rtol=0)
+            scores = full[i]["result"]["scores"] if "result" in full[i] else full[i]["scores"]
+            torch.testing.assert_close(outputs[0]["instances"].scores, scores, atol=1e-4, rtol=0)

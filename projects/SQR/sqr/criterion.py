@@ -23,9 +23,10 @@ class SetCriterion(nn.Module):
     """Class, L1 and generalised-IoU losses of matched sets (Carion et al., DETR; Chen et al., SQR, section 3).
 
     Every group of every step is matched on its own and weighs the same: losses are summed over groups and steps, so a
-    recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. All sets
-    share one normaliser, the number of objects in the batch averaged over processes, at least 1 (DETR's softmax loss is
-    a mean over queries instead).
+    recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. Several
+    groups of *initial* queries (Group DETR) are averaged instead, as published there. All sets share one normaliser,
+    the number of objects in the batch averaged over processes, at least 1 (DETR's softmax loss is a mean over queries
+    instead).
 
     Args:
         matcher: assigns queries to objects.
@@ -90,10 +91,19 @@ class SetCriterion(nn.Module):
             matches = self.matcher(problems)
             normaliser = average_count(len(targets), targets.boxes.device)
             groups = [p.logits.shape[1] for p in predictions]
-            losses = self._step_losses(problems[0], matches[0], normaliser, groups, plan.step_names, self.step_weights)
+            factors = self._step_factors(groups, plan)
+            losses = self._step_losses(problems[0], matches[0], normaliser, groups, plan.step_names, factors)
             if proposals is not None:
-                losses.update(self._step_losses(problems[1], matches[1], normaliser, [1], ["proposals"], None))
+                losses.update(self._step_losses(problems[1], matches[1], normaliser, [1], ["proposals"], [1.0]))
         return losses
+
+    def _step_factors(self, groups: Sequence[int], plan: Plan) -> list[float]:
+        """What each step's sum over its groups is multiplied with."""
+        weights = [1.0] * plan.num_steps if self.step_weights is None else self.step_weights
+        averaged = (
+            groups if self.group_reduction == "mean" else [g // p for g, p in zip(groups, plan.groups, strict=True)]
+        )
+        return [weight / number for weight, number in zip(weights, averaged, strict=True)]
 
     @staticmethod
     def _decoder_problem(predictions: Sequence[StagePrediction], plan: Plan, targets: Targets) -> MatchingProblem:
@@ -116,18 +126,16 @@ class SetCriterion(nn.Module):
         normaliser: Tensor,
         groups: Sequence[int],
         names: Sequence[str],
-        step_weights: Sequence[float] | None,
+        factors: Sequence[float],
     ) -> dict[str, Tensor]:
         """Reduce the losses of ``sum(groups)`` groups to one scalar a loss and step."""
         per_group = self._group_losses(problem, match, normaliser)
         losses = {}
         for kind, values in per_group.items():
-            for step, (name, part) in enumerate(zip(names, values.split(list(groups)), strict=True)):
-                weight = self.weights[kind] * (1.0 if step_weights is None else step_weights[step])
-                if weight == 0:
-                    continue
-                reduced = part.sum() if self.group_reduction == "sum" else part.mean()
-                losses[f"loss_{kind}/{name}"] = weight * reduced
+            for factor, name, part in zip(factors, names, values.split(list(groups)), strict=True):
+                weight = self.weights[kind] * factor
+                if weight != 0:
+                    losses[f"loss_{kind}/{name}"] = weight * part.sum()
         return losses
 
     def _group_losses(self, problem: MatchingProblem, match: Tensor, normaliser: Tensor) -> Mapping[str, Tensor]:

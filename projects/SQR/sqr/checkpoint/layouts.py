@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .conversion import Layout, Rules, StateDict, indices
-from .dense_layouts import DENSE_LAYOUTS
+from .dense_layouts import DENSE_LAYOUTS, every_stage
 from .resnet import resnet_rules
 
 
@@ -27,6 +27,17 @@ def _deformable_detr(state_dict: StateDict) -> Rules:
          r"query_generator.\1"),
         (r".*total_(?:params|ops)", None),  # left in some files by a FLOP counter
     ]  # fmt: skip
+
+
+def _dab_deformable_detr(state_dict: StateDict) -> Rules:
+    stages = indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
+    return [
+        (r"transformer\.decoder\.(query_scale\..+)", every_stage(stages, r"\1", first=1)),
+        (r"transformer\.decoder\.(ref_point_head\..+)", every_stage(stages, r"\1")),
+        (r"tgt_embed\.weight", r"query_generator.content.weight"),
+        (r"refpoint_embed\.weight", r"query_generator.anchors.weight"),
+        *_deformable_detr(state_dict),
+    ]
 
 
 def _mmdet_deformable_detr(state_dict: StateDict) -> Rules:
@@ -95,6 +106,18 @@ def _torchvision_resnet(state_dict: StateDict) -> Rules:
 
 LAYOUTS = (
     *DENSE_LAYOUTS,
+    Layout(
+        name="dab_deformable_detr",
+        source="IDEA-Research/DAB-DETR, DAB-Deformable-DETR",
+        signature=(
+            r"transformer\.level_embed",
+            r"transformer\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight",
+            r"class_embed\.0\.weight",
+            r"tgt_embed\.weight",
+            r"refpoint_embed\.weight",
+        ),
+        rules=_dab_deformable_detr,
+    ),
     Layout(
         name="deformable_detr",
         source="fundamentalvision/Deformable-DETR",

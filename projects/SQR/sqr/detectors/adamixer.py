@@ -169,7 +169,7 @@ class AdaMixerStage(nn.Module):
         )
         x = self.norm2(self.mixing(x, sampled))
         x = self.norm3(self.ffn(x)).view(b, g, q, c)
-        refined = refine_xyzr(self.bbox_embed(x).float(), reference)
+        refined = refine_xyzr(self.bbox_embed(x).to(reference.dtype), reference)
         normalised = xyzr_to_box(refined) / memory.image_sizes.repeat(1, 2)[:, None, None]
         return QueryState(x, refined.detach(), state.extras), StagePrediction(self.class_embed(x), normalised)
 

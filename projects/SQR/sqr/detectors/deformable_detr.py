@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import refine_boxes
-from ..layers import FFN, MultiScaleDeformableAttention, make_heads, sine_encoding
+from ..layers import QueryTable, make_heads, sine_encoding
+from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.deformable_encoder import token_centres
 from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
 
@@ -29,21 +30,24 @@ class LearnedQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
     """
 
-    def __init__(self, *, num_queries: int = 300, dim: int = 256):
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256):
         super().__init__()
-        self.query_embed = nn.Embedding(num_queries, 2 * dim)  # [position | content], as published
+        self.query_embed = QueryTable(
+            num_queries=num_queries, dim=2 * dim, num_groups=num_groups
+        )  # [position | content], as published
         self.reference_points = nn.Linear(dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
-        position, content = self.query_embed.weight.chunk(2, dim=-1)
+        position, content = self.query_embed().chunk(2, dim=-1)
         points = self.reference_points(position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
-        shape = (len(memory.tokens), 1, -1, -1)
+        shape = (len(memory.tokens), -1, -1, -1)
         extras = {"position": position.expand(shape)}
         return InitialQueries(QueryState(content.expand(shape), reference.expand(shape), extras))
 
@@ -109,8 +113,8 @@ def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
     return torch.log(anchors / (1 - anchors)).masked_fill(invalid, math.inf), invalid
 
 
-class DeformableDecoderStage(nn.Module):
-    """Self-attention inside a group, deformable attention to the memory, FFN, and the stage's heads; post-norm.
+class DeformableDecoderStage(DeformableDecoderLayer):
+    """A deformable decoder layer and its heads.
 
     Args:
         class_embed: ``C -> K`` head; the plain form shares one over all stages.
@@ -131,42 +135,20 @@ class DeformableDecoderStage(nn.Module):
         ffn_dim: int = 1024,
         dropout: float = 0.1,
     ):
-        super().__init__()
-        self.refine = refine
-        self.cross_attn = MultiScaleDeformableAttention(
-            dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+        super().__init__(
+            dim=dim,
+            num_heads=num_heads,
+            num_levels=num_levels,
+            num_points=num_points,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
         )
-        self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
-        self.norm2 = nn.LayerNorm(dim)
-        self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
+        self.refine = refine
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
-        for weight in (self.self_attn.out_proj.weight, self.ffn.linear1.weight, self.ffn.linear2.weight):
-            nn.init.xavier_uniform_(weight)
 
     def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
-        content, position = state.content, state.extras["position"]
-        b, g, q, c = content.shape
-        # self-attention: groups are a batch of their own, (B*G, Q, C)
-        x = content.reshape(b * g, q, c)
-        qk = x + position.reshape(b * g, q, c)
-        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x, need_weights=False)[0]))
-        # everything else: groups are more queries of the same image, (B, G*Q, C)
-        x = x.view(b, g * q, c)
-        reference = state.reference.reshape(b, g * q, 1, 4) * memory.valid_ratios[:, None].repeat(1, 1, 1, 2)
-        attended = self.cross_attn(
-            x + position.reshape(b, g * q, c),
-            reference,
-            memory.tokens,
-            memory.padding_mask,
-            memory.spatial_shapes,
-        )
-        x = self.norm1(x + self.dropout1(attended))
-        x = self.norm3(self.ffn(x)).view(b, g, q, c)
+        x = self.attend(state.content, state.extras["position"], state.reference, memory)
         boxes = refine_boxes(self.bbox_embed(x).float(), state.reference)
         reference = boxes.detach() if self.refine else state.reference
         return QueryState(x, reference, state.extras), StagePrediction(self.class_embed(x), boxes)

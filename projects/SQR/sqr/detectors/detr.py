@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..layers import FFN, MLP, xavier_uniform_all
+from ..layers import FFN, MLP, QueryTable, xavier_uniform_all
 from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
 
 
@@ -20,15 +20,16 @@ class PositionQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
     """
 
-    def __init__(self, *, num_queries: int = 100, dim: int = 256):
+    def __init__(self, *, num_queries: int = 100, num_groups: int = 1, dim: int = 256):
         super().__init__()
-        self.query_embed = nn.Embedding(num_queries, dim)
+        self.query_embed = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups)
 
     def forward(self, memory: DenseMemory) -> InitialQueries:
-        position = self.query_embed.weight.expand(len(memory.tokens), 1, -1, -1)
+        position = self.query_embed().expand(len(memory.tokens), -1, -1, -1)
         content = torch.zeros_like(position)
         return InitialQueries(QueryState(content, position[..., :0], {"position": position}))
 

@@ -67,9 +67,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        wrong = [
-            f"{key} is {a} in the file and {b} in the model" for key, a, b in incompatible.incorrect_shapes
-        ]
+        wrong = [f"{key} is {a} in the file and {b} in the model" for key, a, b in incompatible.incorrect_shapes]
         wrong += [f"{key} is missing in the file" for key in incompatible.missing_keys]
         wrong += [f"{key} is not in the model" for key in incompatible.unexpected_keys]
         if wrong:

@@ -80,9 +80,7 @@ def _report(error: UserError) -> int:
 
 def _to_log_file(text: str) -> None:
     for handler in logging.getLogger("sqr").handlers:
-        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "name", "").endswith(
-            "log.txt"
-        ):
+        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "name", "").endswith("log.txt"):
             handler.stream.write(re.sub(r"\x1b\[\d*m", "", text))
             handler.flush()
 

@@ -42,9 +42,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
-        raise UsageError(
-            f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}"
-        )
+        raise UsageError(f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}")
     cfg = apply_overrides(cfg, overrides)
     check_train_section(cfg)
     check_calls(cfg)

@@ -22,9 +22,7 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f"train.device={name}: not a device; use cpu, cuda or cuda:N") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(
-                f"train.device={name}, but this machine has no usable CUDA device; use train.device=cpu"
-            )
+            raise UsageError(f"train.device={name}, but this machine has no usable CUDA device; use train.device=cpu")
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
             raise UsageError(f"train.device={name}, but there are only {count} CUDA devices (cuda:0 on)")

@@ -86,8 +86,7 @@ def fetch(source: str) -> str:
         path = PathManager.get_local_path(source)
     except Exception as error:  # whatever the handler of the URL's scheme raises
         raise UserError(
-            f"train.init_checkpoint={source} cannot be fetched ({one_line(error)}); give a local path, "
-            f"or {_WITHOUT}"
+            f"train.init_checkpoint={source} cannot be fetched ({one_line(error)}); give a local path, or {_WITHOUT}"
         ) from error
     if not os.path.isfile(path):
         raise UserError(f"train.init_checkpoint={source}: no such file{'' if is_url else f'; {_WITHOUT}'}")
@@ -135,9 +134,7 @@ class _Weights:
 
 def _unpack(data: Any, source: str) -> _Weights:
     if not isinstance(data, dict):
-        raise UserError(
-            f"train.init_checkpoint={source} holds a {type(data).__name__}, not a dict of tensors"
-        )
+        raise UserError(f"train.init_checkpoint={source} holds a {type(data).__name__}, not a dict of tensors")
     loose = bool(data.get("matching_heuristics")) or "blobs" in data
     caffe2 = data.get("__author__") == "Caffe2" or "blobs" in data
     for key in ("model", "state_dict", "model_state_dict", "blobs"):
@@ -171,9 +168,7 @@ def _fit_names(data: _Weights, target: dict[str, Tensor], source: str) -> dict[s
         raise UserError(f"train.init_checkpoint={source}: {one_line(error)}") from error
 
 
-def _from_torchvision_resnet(
-    weights: dict[str, Tensor], target: dict[str, Tensor], source: str
-) -> dict[str, Tensor]:
+def _from_torchvision_resnet(weights: dict[str, Tensor], target: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """``layer1.0.bn1.weight`` to ``<prefix>res2.0.conv1.norm.weight``, where the model has its ResNet."""
     stems = [k.removesuffix("stem.conv1.weight") for k in target if k.endswith("stem.conv1.weight")]
     if len(stems) != 1:
@@ -203,14 +198,11 @@ def _check(
         )
     elif wrong:
         shapes = "; ".join(
-            f"{k} is {tuple(weights[k].shape)} in the file and {tuple(target[k].shape)} in the model"
-            for k in wrong[:4]
+            f"{k} is {tuple(weights[k].shape)} in the file and {tuple(target[k].shape)} in the model" for k in wrong[:4]
         )
         problem = f"has {len(wrong)} tensors of another shape: {shapes}{'; ...' if len(wrong) > 4 else ''}"
     elif complete and report.missing:
-        problem = (
-            f"is not a whole model: {len(report.missing)} tensors are missing: {_summary(report.missing)}"
-        )
+        problem = f"is not a whole model: {len(report.missing)} tensors are missing: {_summary(report.missing)}"
     if problem:
         hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
         raise UserError(f"train.init_checkpoint={source} {problem}; {hint}")

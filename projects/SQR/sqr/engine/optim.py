@@ -90,17 +90,13 @@ def step_schedule(
     """
     milestones = [float(m) for m in milestones]
     if milestones != sorted(set(milestones)) or any(not 0 < m < total for m in milestones):
-        raise UserError(
-            f"lr_multiplier: milestones={milestones} must rise and lie between 0 and total={total}"
-        )
+        raise UserError(f"lr_multiplier: milestones={milestones} must rise and lie between 0 and total={total}")
     # Steps that a very short run rounds to its first or past its last iteration do not happen in it.
     steps = [step for m in milestones if 0 < (step := round(m / total * max_iter)) < max_iter]
     values = {step: gamma ** (number + 1) for number, step in enumerate(steps)}
     schedule: ParamScheduler = _Constant()
     if values and max_iter > len(values):
-        schedule = MultiStepParamScheduler(
-            [1.0, *values.values()], num_updates=max_iter, milestones=list(values)
-        )
+        schedule = MultiStepParamScheduler([1.0, *values.values()], num_updates=max_iter, milestones=list(values))
     if warmup_iters:
         schedule = WarmupParamScheduler(schedule, warmup_factor, min(warmup_iters / max_iter, 1.0))
     return schedule

@@ -93,9 +93,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     )
 
 
-def train(
-    cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]
-) -> dict:
+def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
     """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
 
     Args:
@@ -127,9 +125,7 @@ def train(
             BaseLRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
             hooks.EvalHook(cfg.train.eval_period, run_evaluation),
-            hooks.PeriodicWriter(
-                default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
-            )
+            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main
             else None,
         ]

@@ -132,16 +132,12 @@ class Trainer(SimpleTrainer):
             with autocast:
                 losses = self.model(data)
         except (FloatingPointError, ValueError) as error:  # the model's checks of its numbers and its input
-            raise UserError(
-                f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}"
-            ) from error
+            raise UserError(f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}") from error
         return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
     # ------------------------------------------------------------------ numbers
 
-    def _record(
-        self, names: list[str], values: Tensor, grad_norm: Tensor, data: list[dict], data_time: float
-    ) -> None:
+    def _record(self, names: list[str], values: Tensor, grad_norm: Tensor, data: list[dict], data_time: float) -> None:
         """Check and store the losses, averaged over processes; agree on whether to stop."""
         own = values.sum()
         stop = values.new_tensor(float(self._stop_signal or 0))

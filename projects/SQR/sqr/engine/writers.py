@@ -70,11 +70,7 @@ class ConsoleWriter(CommonMetricPrinter):
     def folded_losses(self, storage: EventStorage) -> dict[str, float]:
         """Total, sum of each kind, and the last stage's sum, median-smoothed like Detectron2's."""
         losses = {n: self._smoothed(storage, n) for n in storage.histories() if n.startswith("loss_")}
-        folded = (
-            {"total_loss": self._smoothed(storage, "total_loss")}
-            if "total_loss" in storage.histories()
-            else {}
-        )
+        folded = {"total_loss": self._smoothed(storage, "total_loss")} if "total_loss" in storage.histories() else {}
         stages: dict[tuple[int, str], float] = {}
         for name, value in losses.items():
             kind, _, place = name.partition("/")

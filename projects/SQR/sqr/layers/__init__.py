@@ -7,7 +7,8 @@ from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
 from .norm import FixedStatsBatchNorm
-from .position import SinePositionEmbedding, resize_mask, sine_encoding
+from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
+from .query_table import QueryTable
 
 __all__ = [
     "FFN",
@@ -18,7 +19,9 @@ __all__ = [
     "ConvNeck",
     "FixedStatsBatchNorm",
     "MultiScaleDeformableAttention",
+    "QueryTable",
     "SinePositionEmbedding",
+    "box_encoding",
     "make_activation",
     "make_heads",
     "resize_mask",

@@ -65,7 +65,7 @@ class AdaptiveSampling(nn.Module):
         """
         b, q, _ = query.shape
         groups = self.num_feature_groups
-        offsets = self.offsets(query).float().view(b, q, groups, self.num_points, 3)
+        offsets = self.offsets(query).to(boxes.dtype).view(b, q, groups, self.num_points, 3)
         centre, size = boxes[:, :, None, None].chunk(2, dim=-1)
         points = centre + offsets[..., :2] * size
         z = scale[:, :, None, None] + offsets[..., 2:]

@@ -25,6 +25,20 @@ def sine_encoding(x: Tensor, *, dim: int, temperature: float = 10000.0) -> Tenso
     return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)
 
 
+def box_encoding(boxes: Tensor, *, dim: int) -> Tensor:
+    """Sine encoding of points or boxes at scale ``2 pi``, in the order of Conditional DETR and DAB-DETR: y, x, w, h.
+
+    Args:
+        boxes: ``(..., R)`` normalised (x, y) or cxcywh.
+        dim: features a coordinate.
+
+    Returns:
+        ``(..., R * dim)``.
+    """
+    x, y, *size = (boxes * (2 * math.pi)).unbind(-1)
+    return torch.cat([sine_encoding(value, dim=dim) for value in (y, x, *size)], dim=-1)
+
+
 class SinePositionEmbedding(nn.Module):
     """Position embedding of image features, normalised by each image's unpadded size (Carion et al., DETR).
 

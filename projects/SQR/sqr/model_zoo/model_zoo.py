@@ -27,9 +27,7 @@ def get_config_file(name: str) -> str:
     if not path.is_file():
         names = config_names()
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
-        raise ValueError(
-            f"the model zoo has no config {name!r}; the nearest are {', '.join(near) or '(none)'}"
-        )
+        raise ValueError(f"the model zoo has no config {name!r}; the nearest are {', '.join(near) or '(none)'}")
     return str(path)
 
 

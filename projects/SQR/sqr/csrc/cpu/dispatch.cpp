@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #define SQR_INLINE inline __attribute__((always_inline))
 #ifdef __has_builtin
@@ -22,13 +23,16 @@ namespace sqr::cpu {
 
 static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// What a Taps of kernels.inl holds of one tap.
+static constexpr int64_t kTapNumbers = 22;
+
 int64_t forward_scratch_bytes(int64_t taps, int64_t element_size) {
-  return 2 * round_up(round_up(taps, 16) * (11 * element_size + 7 * sizeof(int32_t)), 64);
+  return 2 * round_up(round_up(taps, 16) * kTapNumbers * element_size, 64);
 }
 
 int64_t backward_scratch_bytes(int64_t points, int64_t element_size) {
   const int64_t taps = round_up(std::max<int64_t>(1, kTapBlock / points) * points, 16);
-  return round_up(taps * (15 * element_size + 7 * sizeof(int32_t)), 64);
+  return round_up(taps * kTapNumbers * element_size, 64);
 }
 
 #pragma GCC diagnostic push

@@ -39,7 +39,7 @@ struct ForwardTask {
   void* scratch;        // forward_scratch_bytes()
 };
 
-// The backward pass of one level of one head of one image, all queries.
+// The backward pass of one level of one head of one image over the queries [begin, end).
 template <class T>
 struct BackwardTask {
   const T* value;  // the first row of the level in this head
@@ -56,7 +56,7 @@ struct BackwardTask {
   T* grad_locations;
   T* grad_weights;  // strides of the weights
   int64_t grad_location_stride;
-  int64_t queries;
+  int64_t begin, end;
   int32_t points;
   Level<T> level;  // start is 0
   void* scratch;   // backward_scratch_bytes()

@@ -5,6 +5,7 @@
 template <class T>
 struct Simd {
   static constexpr int kLanes = SQR_VECTOR_BYTES / sizeof(T);
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   typedef T Vector __attribute__((vector_size(SQR_VECTOR_BYTES)));
   typedef T Unaligned __attribute__((vector_size(SQR_VECTOR_BYTES), aligned(alignof(T)), may_alias));
 };
@@ -19,29 +20,64 @@ SQR_INLINE void store(T* p, typename Simd<T>::Vector v) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
+// Two vectors as one row of pairs and back: the first or second numbers of all pairs, and the pairs' two halves.
+#if SQR_HAS_SHUFFLEVECTOR
+template <class V, int... I>
+SQR_INLINE V pick(V a, V b, int offset, std::integer_sequence<int, I...>) {
+  return offset == 0 ? __builtin_shufflevector(a, b, 2 * I...) : __builtin_shufflevector(a, b, (2 * I + 1)...);
+}
+
+template <class V, int... I>
+SQR_INLINE V zip(V a, V b, int half, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return half == 0 ? __builtin_shufflevector(a, b, (I / 2 + I % 2 * n)...)
+                   : __builtin_shufflevector(a, b, (n / 2 + I / 2 + I % 2 * n)...);
+}
+#else
+template <class V, int... I>
+SQR_INLINE V pick(V a, V b, int offset, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  V out;
+  for (int i = 0; i < n; ++i) out[i] = 2 * i < n ? a[2 * i + offset] : b[2 * i - n + offset];
+  return out;
+}
+
+template <class V, int... I>
+SQR_INLINE V zip(V a, V b, int half, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  V out;
+  for (int i = 0; i < n; ++i) out[i] = i % 2 ? b[half * n / 2 + i / 2] : a[half * n / 2 + i / 2];
+  return out;
+}
+#endif
+
 // The taps of a block as structure of arrays, carved out of one scratch buffer.
 template <class T>
 struct Taps {
-  T *x, *y, *weight;                    // in: location and weight
-  T *scale_x, *scale_y;                 // in: the tap's level
-  int32_t *width, *height, *start;      // in: the tap's level
-  T *lx, *ly;                           // out: position inside of the pixel square, [0, 1)
-  T* corner_weight[4];                  // out: bilinear weight times tap weight: top left, top right, bottom ...
-  int32_t* corner[4];                   // out: row of the corner, -1 where it lies outside
-  T* dots;                              // backward: (taps, 4) products of a corner's row with the output gradient
+  using Index = typename Simd<T>::Index;
 
-  Taps(void* scratch, int64_t capacity, bool with_dots) {
-    char* p = static_cast<char*>(scratch);
-    auto carve = [&](auto*& array, int64_t n) {
+  T *xy, *weight;                 // in: locations, pairs of x and y, and weights; the backward pass ends with the
+                                  // gradients there
+  T *scale_x, *scale_y;           // in: the tap's level
+  Index *width, *height, *start;  // in: the tap's level
+  T *lx, *ly;                     // out: position inside of the pixel square, [0, 1)
+  T* corner_weight[4];            // out: bilinear weight times tap weight: top left, top right, bottom left, right
+  Index* corner[4];               // out: row of the corner, -1 where it lies outside
+  T* dots;                        // backward: (taps, 4) products of a corner's row with the output gradient
+
+  Taps(void* scratch, int64_t capacity) {
+    T* p = static_cast<T*>(scratch);
+    auto carve = [&](auto*& array, int64_t columns) {
       array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(p);
-      p += n * sizeof(*array);
+      p += columns * capacity;
     };
-    for (T** a : {&x, &y, &weight, &scale_x, &scale_y, &lx, &ly}) carve(*a, capacity);
-    for (T*& a : corner_weight) carve(a, capacity);
-    for (int32_t** a : {&width, &height, &start}) carve(*a, capacity);
-    for (int32_t*& a : corner) carve(a, capacity);
-    dots = nullptr;
-    if (with_dots) carve(dots, 4 * capacity);
+    carve(xy, 2);
+    for (T** a : {&weight, &scale_x, &scale_y, &lx, &ly}) carve(*a, 1);
+    for (T*& a : corner_weight) carve(a, 1);
+    for (Index** a : {&width, &height, &start}) carve(*a, 1);
+    for (Index*& a : corner) carve(a, 1);
+    carve(dots, 4);
+    std::fill_n(static_cast<T*>(scratch), 3 * capacity, T(0));  // what stays unused of a last vector is defined
   }
 
   SQR_INLINE void set_level(int64_t i, const Level<T>& level) const {
@@ -49,45 +85,47 @@ struct Taps {
     scale_y[i] = level.scale_y;
     width[i] = level.width;
     height[i] = level.height;
-    start[i] = static_cast<int32_t>(level.start);
+    start[i] = static_cast<Index>(level.start);
   }
 };
 
 // Locations to corners and weights. A position outside of (-1, width) x (-1, height), or one that is not a number,
-// has no corner inside; one that is clamped to -2 keeps the conversion to int defined.
+// is taken for -2: it has no corner inside, and the conversion to an integer stays defined.
 template <class T>
 SQR_INLINE void locate(const Taps<T>& taps, int64_t n) {
-  const T *__restrict x = taps.x, *__restrict y = taps.y, *__restrict a = taps.weight;
-  const T *__restrict sx = taps.scale_x, *__restrict sy = taps.scale_y;
-  const int32_t *__restrict w = taps.width, *__restrict h = taps.height, *__restrict s = taps.start;
-  T *__restrict olx = taps.lx, *__restrict oly = taps.ly;
-  T *__restrict w0 = taps.corner_weight[0], *__restrict w1 = taps.corner_weight[1];
-  T *__restrict w2 = taps.corner_weight[2], *__restrict w3 = taps.corner_weight[3];
-  int32_t *__restrict c0 = taps.corner[0], *__restrict c1 = taps.corner[1];
-  int32_t *__restrict c2 = taps.corner[2], *__restrict c3 = taps.corner[3];
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    T px = x[i] * sx[i] - T(0.5), py = y[i] * sy[i] - T(0.5);
-    const bool inside = (px > T(-1)) & (px < T(w[i])) & (py > T(-1)) & (py < T(h[i]));
-    px = inside ? px : T(-2);
-    py = inside ? py : T(-2);
-    int32_t x0 = static_cast<int32_t>(px), y0 = static_cast<int32_t>(py);
-    x0 -= T(x0) > px;  // truncation to floor
-    y0 -= T(y0) > py;
-    const T lx = px - T(x0), ly = py - T(y0), hx = T(1) - lx, hy = T(1) - ly;
-    olx[i] = lx;
-    oly[i] = ly;
-    w0[i] = a[i] * hy * hx;
-    w1[i] = a[i] * hy * lx;
-    w2[i] = a[i] * ly * hx;
-    w3[i] = a[i] * ly * lx;
-    const bool left = x0 >= 0, right = (x0 >= -1) & (x0 + 1 < w[i]);
-    const bool top = y0 >= 0, bottom = (y0 >= -1) & (y0 + 1 < h[i]);
-    const int32_t first = s[i] + y0 * w[i] + x0;
-    c0[i] = (top & left) ? first : -1;
-    c1[i] = (top & right) ? first + 1 : -1;
-    c2[i] = (bottom & left) ? first + w[i] : -1;
-    c3[i] = (bottom & right) ? first + w[i] + 1 : -1;
+  constexpr int kLanes = Simd<T>::kLanes;
+  using Index = typename Simd<T>::Index;
+  using Real = typename Simd<T>::Vector;
+  using Whole = typename Simd<Index>::Vector;
+  constexpr auto sequence = std::make_integer_sequence<int, kLanes>();
+  const Whole none = Whole{} - 1;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Real first = load(taps.xy + 2 * i), second = load(taps.xy + 2 * i + kLanes);
+    const Whole w = load(taps.width + i), h = load(taps.height + i);
+    Real x = pick(first, second, 0, sequence) * load(taps.scale_x + i) - T(0.5);
+    Real y = pick(first, second, 1, sequence) * load(taps.scale_y + i) - T(0.5);
+    const Whole inside = (x > T(-1)) & (x < __builtin_convertvector(w, Real)) & (y > T(-1)) &
+                         (y < __builtin_convertvector(h, Real));
+    const Real outside = Real{} - T(2);
+    x = inside ? x : outside;
+    y = inside ? y : outside;
+    Whole x0 = __builtin_convertvector(x, Whole), y0 = __builtin_convertvector(y, Whole);
+    x0 += __builtin_convertvector(x0, Real) > x;  // from truncation to floor: a mask is -1
+    y0 += __builtin_convertvector(y0, Real) > y;
+    const Real lx = x - __builtin_convertvector(x0, Real), ly = y - __builtin_convertvector(y0, Real);
+    store(taps.lx + i, lx);
+    store(taps.ly + i, ly);
+    const Real bottom_weight = load(taps.weight + i) * ly, top_weight = load(taps.weight + i) - bottom_weight;
+    store(taps.corner_weight[0] + i, top_weight - top_weight * lx);
+    store(taps.corner_weight[1] + i, top_weight * lx);
+    store(taps.corner_weight[2] + i, bottom_weight - bottom_weight * lx);
+    store(taps.corner_weight[3] + i, bottom_weight * lx);
+    const Whole left = x0 >= 0, right = (x0 >= -1) & (x0 + 1 < w), top = y0 >= 0, bottom = (y0 >= -1) & (y0 + 1 < h);
+    const Whole row = load(taps.start + i) + y0 * w + x0;
+    store(taps.corner[0] + i, top & left ? row : none);
+    store(taps.corner[1] + i, top & right ? row + 1 : none);
+    store(taps.corner[2] + i, bottom & left ? row + w : none);
+    store(taps.corner[3] + i, bottom & right ? row + w + 1 : none);
   }
 }
 
@@ -121,29 +159,24 @@ SQR_INLINE void forward_kernel(const ForwardTask<T>& t) {
   const int64_t count = int64_t(t.num_levels) * t.points, capacity = round_up(count, 16);
   const int64_t rows = t.keep_points ? t.points : 1, per_row = count / rows;
   const int64_t half = forward_scratch_bytes(count, sizeof(T)) / 2;
-  Taps<T> buffers[2] = {{t.scratch, capacity, false}, {static_cast<char*>(t.scratch) + half, capacity, false}};
-  for (auto& taps : buffers) {
-    for (int64_t i = 0; i < count; ++i) {
-      taps.set_level(i, t.levels[t.keep_points ? i % t.num_levels : i / t.points]);
+  const Taps<T> buffers[2] = {{t.scratch, capacity}, {static_cast<char*>(t.scratch) + half, capacity}};
+  for (const Taps<T>& taps : buffers) {
+    for (int64_t i = 0; i < capacity; ++i) {
+      const int64_t used = std::min(i, count - 1);
+      taps.set_level(i, t.levels[t.keep_points ? used % t.num_levels : used / t.points]);
     }
   }
   auto find = [&](int64_t q) __attribute__((always_inline)) {
     const Taps<T>& taps = buffers[q & 1];
     const T* location = t.locations + q * t.location_stride;
-    const T* weight = t.weights + q * t.weight_stride;
-    for (int64_t i = 0; i < count; ++i) taps.weight[i] = weight[i];
+    std::copy_n(t.weights + q * t.weight_stride, count, taps.weight);
     if (t.keep_points) {
-      for (int64_t p = 0, i = 0; p < t.points; ++p) {
-        for (int64_t l = 0; l < t.num_levels; ++l, ++i) {
-          taps.x[i] = location[2 * p];
-          taps.y[i] = location[2 * p + 1];
-        }
+      T* xy = taps.xy;
+      for (int64_t p = 0; p < t.points; ++p) {
+        for (int64_t l = 0; l < t.num_levels; ++l, xy += 2) std::copy_n(location + 2 * p, 2, xy);
       }
     } else {
-      for (int64_t i = 0; i < count; ++i) {
-        taps.x[i] = location[2 * i];
-        taps.y[i] = location[2 * i + 1];
-      }
+      std::copy_n(location, 2 * count, taps.xy);
     }
     locate(taps, count);
     if (t.prefetch_value) {
@@ -237,54 +270,68 @@ SQR_INLINE void scatter_taps(const BackwardTask<T>& t, const Taps<T>& taps, int6
   }
 }
 
+// From the dot products of the block's taps to the gradients of locations and weights, left where those came from.
+template <class T>
+SQR_INLINE void finish_gradients(const Taps<T>& taps, const Level<T>& level, int64_t n) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  using Real = typename Simd<T>::Vector;
+  constexpr auto sequence = std::make_integer_sequence<int, kLanes>();
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const T* dots = taps.dots + 4 * i;
+    const Real a = load(dots), b = load(dots + kLanes), c = load(dots + 2 * kLanes), d = load(dots + 3 * kLanes);
+    const Real even_ab = pick(a, b, 0, sequence), even_cd = pick(c, d, 0, sequence);
+    const Real odd_ab = pick(a, b, 1, sequence), odd_cd = pick(c, d, 1, sequence);
+    const Real d0 = pick(even_ab, even_cd, 0, sequence), d1 = pick(odd_ab, odd_cd, 0, sequence);
+    const Real d2 = pick(even_ab, even_cd, 1, sequence), d3 = pick(odd_ab, odd_cd, 1, sequence);
+    const Real lx = load(taps.lx + i), ly = load(taps.ly + i), hx = T(1) - lx, hy = T(1) - ly;
+    const Real w = load(taps.weight + i);
+    const Real gx = w * level.scale_x * (hy * (d1 - d0) + ly * (d3 - d2));
+    const Real gy = w * level.scale_y * (hx * (d2 - d0) + lx * (d3 - d1));
+    store(taps.weight + i, hy * (hx * d0 + lx * d1) + ly * (hx * d2 + lx * d3));
+    store(taps.xy + 2 * i, zip(gx, gy, 0, sequence));
+    store(taps.xy + 2 * i + kLanes, zip(gx, gy, 1, sequence));
+  }
+}
+
+// Copies a query's numbers of one level; the usual four points in as many instructions as registers.
+template <class T>
+SQR_INLINE void copy_numbers(const T* source, int64_t source_stride, T* target, int64_t target_stride, int64_t n) {
+  if (source_stride == 1 && target_stride == 1 && n % 4 == 0) {
+    for (int64_t i = 0; i < n; i += 4) std::memcpy(target + i, source + i, 4 * sizeof(T));
+  } else {
+    for (int64_t i = 0; i < n; ++i) target[i * target_stride] = source[i * source_stride];
+  }
+}
+
 template <class T>
 SQR_INLINE void backward_kernel(const BackwardTask<T>& t) {
   const int64_t points = t.points, block = std::max<int64_t>(1, kTapBlock / points);
   const int64_t capacity = round_up(block * points, 16);
-  const Taps<T> taps(t.scratch, capacity, true);
+  const Taps<T> taps(t.scratch, capacity);
   for (int64_t i = 0; i < capacity; ++i) taps.set_level(i, t.level);
-  for (int64_t first = 0; first < t.queries; first += block) {
-    const int64_t last = std::min(first + block, t.queries), n = (last - first) * points;
-    for (int64_t q = last; q < std::min(last + block, t.queries); ++q) {
+  for (int64_t first = t.begin; first < t.end; first += block) {
+    const int64_t last = std::min(first + block, t.end), n = (last - first) * points;
+    for (int64_t q = last; q < std::min(last + block, t.end); ++q) {
       prefetch(t.locations + q * t.location_stride, 2 * points);
       prefetch(t.weights + q * t.weight_stride, points * t.weight_point_stride);
       if (t.out_point_stride == 0) prefetch(t.grad_out + q * t.out_stride, t.row);
     }
-    for (int64_t q = first, i = 0; q < last; ++q) {
-      const T* location = t.locations + q * t.location_stride;
-      const T* weight = t.weights + q * t.weight_stride;
-      for (int64_t p = 0; p < points; ++p, ++i) {
-        taps.x[i] = location[2 * p];
-        taps.y[i] = location[2 * p + 1];
-        taps.weight[i] = weight[p * t.weight_point_stride];
-      }
+    for (int64_t q = first; q < last; ++q) {
+      const int64_t i = (q - first) * points;
+      copy_numbers(t.locations + q * t.location_stride, 1, taps.xy + 2 * i, 1, 2 * points);
+      copy_numbers(t.weights + q * t.weight_stride, t.weight_point_stride, taps.weight + i, 1, points);
     }
     locate(taps, n);
-    for (int64_t i = 0; i < 4 * n; ++i) taps.dots[i] = 0;
+    std::fill_n(taps.dots, 4 * n, T(0));
     int64_t column = 0;
     for (; column + 64 <= t.row; column += 64) scatter_taps<T, 64>(t, taps, first, n, column);
     for (; column + 32 <= t.row; column += 32) scatter_taps<T, 32>(t, taps, first, n, column);
     for (; column < t.row; column += 16) scatter_taps<T, 16>(t, taps, first, n, column);
-
-    // x, y and weight have done their work: they take the gradients.
-    T *__restrict gx = taps.x, *__restrict gy = taps.y, *__restrict gw = taps.weight;
-    const T *__restrict lx = taps.lx, *__restrict ly = taps.ly, *__restrict dots = taps.dots;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      const T d0 = dots[4 * i], d1 = dots[4 * i + 1], d2 = dots[4 * i + 2], d3 = dots[4 * i + 3];
-      const T hx = T(1) - lx[i], hy = T(1) - ly[i], w = gw[i];
-      gx[i] = w * t.level.scale_x * (hy * (d1 - d0) + ly[i] * (d3 - d2));
-      gy[i] = w * t.level.scale_y * (hx * (d2 - d0) + lx[i] * (d3 - d1));
-      gw[i] = hy * (hx * d0 + lx[i] * d1) + ly[i] * (hx * d2 + lx[i] * d3);
-    }
-    for (int64_t q = first, i = 0; q < last; ++q) {
-      T* grad_location = t.grad_locations + q * t.grad_location_stride;
-      T* grad_weight = t.grad_weights + q * t.weight_stride;
-      for (int64_t p = 0; p < points; ++p, ++i) {
-        grad_location[2 * p] = gx[i];
-        grad_location[2 * p + 1] = gy[i];
-        grad_weight[p * t.weight_point_stride] = gw[i];
-      }
+    finish_gradients(taps, t.level, n);
+    for (int64_t q = first; q < last; ++q) {
+      const int64_t i = (q - first) * points;
+      copy_numbers(taps.xy + 2 * i, 1, t.grad_locations + q * t.grad_location_stride, 1, 2 * points);
+      copy_numbers(taps.weight + i, 1, t.grad_weights + q * t.weight_stride, t.weight_point_stride, points);
     }
   }
 }

@@ -159,11 +159,16 @@ Grads backward(const Problem& p, const Tensor& grad_in, const Tensor& value_in, 
   const KernelTable<T>& kernel = kernels<T>();
   const std::vector<Level<T>> levels = levels_of<T>(p);
 
+  // A task is one head of one image, or one level of it: where there are too few heads to keep all threads busy, and
+  // in adaptive sampling, whose levels share little and are too large to stay in the cache together.
+  const int64_t heads = p.batch * p.heads, threads = torch::stable::get_num_threads();
+  const int64_t levels_a_task = !p.keep_points && heads >= 4 * threads ? n : 1;
+  const int64_t tasks = heads * n / levels_a_task, workers = workers_for(tasks);
   const int64_t rows = p.keep_points ? p.points : 1, out_total = p.out_rows();
-  const int64_t tasks = p.batch * p.heads * n, workers = workers_for(tasks);
   int64_t largest = 0;
   for (const Shape& s : p.levels) largest = std::max(largest, s.height * s.width);
-  const int64_t slab = gather ? largest * row : 0, scratch_bytes = backward_scratch_bytes(p.points, sizeof(T));
+  const int64_t slab = gather ? (levels_a_task == 1 ? largest : p.tokens) * row : 0;
+  const int64_t scratch_bytes = backward_scratch_bytes(p.points, sizeof(T));
 
   const Buffer<T> padded_grad(padded ? out_total * row : 0), slabs(workers * 2 * slab), zeros(row), sinks(workers * row);
   const Buffer<char> scratch(workers * scratch_bytes);
@@ -175,27 +180,15 @@ Grads backward(const Problem& p, const Tensor& grad_in, const Tensor& value_in, 
 
   const T* grad_rows = padded ? padded_grad.get() : grad_out.const_data_ptr<T>();
   const int64_t location_row = (p.keep_points ? 1 : n) * p.points * 2;  // numbers of one query and head
-  run_tasks(tasks, [&](int64_t task, int64_t worker) {
-    const int64_t l = task % n, h = task / n % p.heads, b = task / (n * p.heads);
-    const Shape& shape = p.levels[l];
-    const int64_t pixels = shape.height * shape.width, first_row = b * p.queries * p.heads + h;
-    const int64_t value_offset = ((b * p.tokens + shape.start) * p.heads + h) * d;
+  auto level_task = [&](int64_t b, int64_t h, int64_t l, int64_t worker) {
+    const int64_t first_row = b * p.queries * p.heads + h;
+    const int64_t value_offset = ((b * p.tokens + p.levels[l].start) * p.heads + h) * d;
     const int64_t location_offset = first_row * location_row + (p.keep_points ? 0 : l * p.points * 2);
     const int64_t weight_offset = first_row * p.points * n + (p.keep_points ? l : l * p.points);
-    const T* pixels_in = value.const_data_ptr<T>() + value_offset;
-    T* pixels_out = grad_value.mutable_data_ptr<T>() + value_offset;
     BackwardTask<T> t;
-    t.value = pixels_in;
-    t.grad_value = pixels_out;
+    t.value = value.const_data_ptr<T>() + value_offset;
+    t.grad_value = grad_value.mutable_data_ptr<T>() + value_offset;
     t.row_stride = p.heads * d;
-    if (gather) {
-      T* copy = slabs.get() + worker * 2 * slab;
-      kernel.copy_rows(pixels_in, p.heads * d, copy, row, pixels, d, row);
-      std::fill_n(copy + slab, pixels * row, T(0));
-      t.value = copy;
-      t.grad_value = copy + slab;
-      t.row_stride = row;
-    }
     t.row = row;
     t.zeros = zeros.get();
     t.sink = sinks.get() + worker * row;
@@ -210,13 +203,42 @@ Grads backward(const Problem& p, const Tensor& grad_in, const Tensor& value_in, 
     t.grad_locations =
         (p.keep_points ? level_grads.get() + l * location_size : grad_locations.mutable_data_ptr<T>()) + location_offset;
     t.grad_weights = grad_weights.mutable_data_ptr<T>() + weight_offset;
-    t.queries = p.queries;
     t.points = static_cast<int32_t>(p.points);
     t.level = levels[l];
     t.level.start = 0;
     t.scratch = scratch.get() + worker * scratch_bytes;
-    kernel.backward(t);
-    if (gather) kernel.copy_rows(t.grad_value, row, pixels_out, p.heads * d, pixels, d, d);
+    return t;
+  };
+  // Queries are cut so that what the levels share of a piece, locations and output gradients, stays in the cache.
+  const int64_t piece = std::max<int64_t>(1, 1024 / p.points);
+  run_tasks(tasks, [&](int64_t task, int64_t worker) {
+    const int64_t head = task * levels_a_task / n, b = head / p.heads, h = head % p.heads;
+    const int64_t first = task * levels_a_task % n, last = first + levels_a_task;
+    std::vector<BackwardTask<T>> parts;
+    for (int64_t l = first; l < last; ++l) parts.push_back(level_task(b, h, l, worker));
+    // The levels of a task follow each other in memory: one copy in, one out.
+    const int64_t pixels = (last < n ? p.levels[last].start : p.tokens) - p.levels[first].start;
+    const T* pixels_in = parts[0].value;
+    T* pixels_out = parts[0].grad_value;
+    T* copy = slabs.get() + worker * 2 * slab;
+    if (gather) {
+      kernel.copy_rows(pixels_in, p.heads * d, copy, row, pixels, d, row);
+      std::fill_n(copy + slab, pixels * row, T(0));
+      for (int64_t l = first; l < last; ++l) {
+        const int64_t offset = (p.levels[l].start - p.levels[first].start) * row;
+        parts[l - first].value = copy + offset;
+        parts[l - first].grad_value = copy + slab + offset;
+        parts[l - first].row_stride = row;
+      }
+    }
+    for (int64_t begin = 0; begin < p.queries; begin += piece) {
+      for (BackwardTask<T>& part : parts) {
+        part.begin = begin;
+        part.end = std::min(begin + piece, p.queries);
+        kernel.backward(part);
+      }
+    }
+    if (gather) kernel.copy_rows(copy + slab, row, pixels_out, p.heads * d, pixels, d, d);
   });
 
   if (p.keep_points) {

@@ -1,0 +1,60 @@
+"""DAB-DETR on ResNet-50: the model alone (Liu et al., ICLR 2022)."""
+
+from detectron2.config import LazyCall as L
+from detectron2.modeling.backbone import BasicStem, ResNet
+
+from sqr.classification import FocalClassification
+from sqr.criterion import SetCriterion
+from sqr.decoder import RecollectingDecoder
+from sqr.detectors.dab_detr import AnchorQueries, dab_detr_stages
+from sqr.layers import SinePositionEmbedding
+from sqr.layers.dense_encoder import DenseEncoder, dense_encoder_layers
+from sqr.matcher import HungarianMatcher
+from sqr.meta_arch import QueryBasedDetector
+from sqr.postprocessing import TopKPostprocessor
+
+model = L(QueryBasedDetector)(
+    num_classes=80,
+    backbone=L(ResNet)(
+        stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
+        stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=False, norm="FrozenBN"),
+        out_features=["res5"],
+        freeze_at=2,  # stem and res2, as published
+    ),
+    encoder=L(DenseEncoder)(
+        layers=L(dense_encoder_layers)(
+            num_layers=6, dim="${..dim}", num_heads=8, ffn_dim=2048, dropout=0.0, activation="prelu"
+        ),
+        position_embedding=L(SinePositionEmbedding)(dim="${..dim}", temperature=20.0, offset=0.0),
+        in_feature="res5",
+        in_channels=2048,
+        dim=256,
+        scale_position=True,
+    ),
+    query_generator=L(AnchorQueries)(num_queries=300, dim="${..encoder.dim}"),
+    decoder=L(RecollectingDecoder)(
+        stages=L(dab_detr_stages)(
+            num_stages=6,
+            num_classes="${...num_classes}",
+            dim="${...encoder.dim}",
+            num_heads="${...encoder.layers.num_heads}",
+            ffn_dim="${...encoder.layers.ffn_dim}",
+            dropout="${...encoder.layers.dropout}",
+            activation="${...encoder.layers.activation}",
+        ),
+        plan="sequential",
+    ),
+    criterion=L(SetCriterion)(
+        matcher=L(HungarianMatcher)(
+            classification="${..classification}", class_weight=2.0, l1_weight=5.0, giou_weight=2.0
+        ),
+        classification=L(FocalClassification)(alpha=0.25, gamma=2.0),
+        class_weight=1.0,
+        l1_weight=5.0,
+        giou_weight=2.0,
+    ),
+    postprocessor=L(TopKPostprocessor)(topk=300),
+    pixel_mean=[123.675, 116.28, 103.53],
+    pixel_std=[58.395, 57.12, 57.375],
+    input_format="RGB",
+)

@@ -1,0 +1,6 @@
+"""quick/detr_shapes with selective query recollection."""
+
+from .detr_shapes import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.plan = "selective"
+train.output_dir = "output/sqr_detr_shapes"

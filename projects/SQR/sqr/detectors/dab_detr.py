@@ -1,0 +1,244 @@
+"""DAB-DETR and DAB-Deformable-DETR (Liu et al., "DAB-DETR: Dynamic Anchor Boxes are Better Queries for DETR", 2022).
+
+Published at ICLR 2022; the official code is IDEA-Research/DAB-DETR. Queries are anchor boxes: a stage reads a query's
+position off its box, and refines the box. References are ``(..., 4)`` normalised cxcywh.
+
+Recollection hands every group its own box, and each stage keeps its own rules whatever a group went through: the first
+stage of DAB-DETR alone adds positions to contents and leaves the sine embedding unscaled, so a group that skips it
+(path ``0-2``) passes stage 2 as any other group does, with its zero content. Hence the dense-recurrent plan works: its
+last stage was trained on the initial queries (path ``0-6``) and needs nothing of the first one. What stages share
+(norm, heads, position networks) is listed in each stage's state, so that the last stage alone is a whole decoder; build
+that one with ``special_first=False``.
+
+Official initial anchors stay trainable (the release "freezes" centres of some variants by a statement without effect).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..boxes import refine_boxes
+from ..layers import MLP, QueryTable, box_encoding, make_heads, xavier_uniform_all
+from ..layers.conditional_decoder import ConditionalDecoderLayer
+from ..layers.deformable_decoder import DeformableDecoderLayer
+from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+
+INVERSE_SIGMOID_EPS = 1e-3
+"""Of both forms, in the official code and in detrex; Deformable DETR has 1e-5."""
+
+
+class AnchorQueries(nn.Module):
+    """Learned anchor boxes.
+
+    Args:
+        num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
+        dim: ``C``.
+        learned_content: also learn the content (DAB-Deformable-DETR); otherwise it starts at zero (DAB-DETR).
+    """
+
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256, learned_content: bool = False):
+        super().__init__()
+        self.dim = dim
+        self.anchors = QueryTable(num_queries=num_queries, dim=4, num_groups=num_groups)  # before the sigmoid
+        self.content = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups) if learned_content else None
+
+    def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
+        anchors = self.anchors().sigmoid()
+        content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
+        shape = (len(memory.tokens), -1, -1, -1)
+        return InitialQueries(QueryState(content.expand(shape), anchors.expand(shape)))
+
+
+class DabDetrStage(ConditionalDecoderLayer):
+    """Attention around an anchor box, modulated by its width and height, and the refinement of the box.
+
+    Everything but the predicted box sees the incoming box detached (the first stage sees the learned anchors as they
+    are). The predicted box is refined from the incoming box *with* its graph, so its loss also trains the offset that
+    made that box. The box handed on is refined from the raw output, the predicted one from the normalised output.
+
+    Args:
+        first: whether this is the first stage, with its special cases.
+        norm, class_embed, bbox_embed: output norm and heads, shared by all stages.
+        query_scale: ``C -> C``, scales the sine embedding by the content; unused, so None, in the first stage.
+        ref_point_head: ``2 C -> C``, the query's position from its box's sine embedding.
+        ref_anchor_head: ``C -> 2``, the width and height to look for.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: bool,
+        norm: nn.Module,
+        class_embed: nn.Module,
+        bbox_embed: nn.Module,
+        query_scale: nn.Module | None,
+        ref_point_head: nn.Module,
+        ref_anchor_head: nn.Module,
+        dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        dropout: float = 0.0,
+        activation: str = "prelu",
+    ):
+        super().__init__(
+            first=first, dim=dim, num_heads=num_heads, ffn_dim=ffn_dim, dropout=dropout, activation=activation
+        )
+        self.first = first
+        self.norm = norm
+        self.class_embed = class_embed
+        self.bbox_embed = bbox_embed
+        self.query_scale = query_scale
+        self.ref_point_head = ref_point_head
+        self.ref_anchor_head = ref_anchor_head
+
+    def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
+        content = state.content
+        half = content.shape[-1] // 2
+        box = state.reference if self.first else state.reference.detach()
+        embedding = box_encoding(box, dim=half)  # (B, G, Q, 2 C): y, x, w, h
+        sine = embedding[..., : 2 * half]
+        if self.query_scale is not None:
+            sine = sine * self.query_scale(content)
+        ratio = self.ref_anchor_head(content).sigmoid() / box[..., 2:]  # of width, of height
+        sine = torch.cat((sine[..., :half] * ratio[..., 1:], sine[..., half:] * ratio[..., :1]), dim=-1)
+        x = self.attend(content, self.ref_point_head(embedding), sine, memory)
+        handed_on = refine_boxes(self.bbox_embed(x).float(), box, INVERSE_SIGMOID_EPS)
+        output = self.norm(x)
+        boxes = refine_boxes(self.bbox_embed(output).float(), state.reference, INVERSE_SIGMOID_EPS)
+        return QueryState(x, handed_on, state.extras), StagePrediction(self.class_embed(output), boxes)
+
+
+def dab_detr_stages(
+    *,
+    num_stages: int = 6,
+    num_classes: int,
+    dim: int = 256,
+    num_heads: int = 8,
+    ffn_dim: int = 2048,
+    dropout: float = 0.0,
+    activation: str = "prelu",
+    special_first: bool = True,
+) -> list[DabDetrStage]:
+    """The decoder stages of DAB-DETR; ``special_first=False`` for a decoder whose first stage was a later one."""
+    class_embed, bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+    norm = nn.LayerNorm(dim)
+    query_scale, ref_point_head = _position_networks(dim)
+    ref_anchor_head = MLP(in_dim=dim, hidden_dim=dim, out_dim=2, num_layers=2)
+    xavier_uniform_all(ref_anchor_head)
+    stages = []
+    for stage in range(num_stages):
+        first = stage == 0 and special_first
+        stages.append(
+            DabDetrStage(
+                first=first,
+                norm=norm,
+                class_embed=class_embed,
+                bbox_embed=bbox_embed,
+                query_scale=None if first else query_scale,
+                ref_point_head=ref_point_head,
+                ref_anchor_head=ref_anchor_head,
+                dim=dim,
+                num_heads=num_heads,
+                ffn_dim=ffn_dim,
+                dropout=dropout,
+                activation=activation,
+            )
+        )
+    return stages
+
+
+class DabDeformableStage(DeformableDecoderLayer):
+    """A deformable decoder layer whose query position comes from its box, and the refinement of the box.
+
+    The predicted box, detached, is the next stage's reference. As published, the position is the sine embedding of the
+    box in the first level's *padded* extent, and is scaled by the content in all stages but the first.
+
+    Args:
+        class_embed, bbox_embed: the stage's own heads.
+        query_scale: ``C -> C``, or None in the first stage; shared by the others.
+        ref_point_head: ``2 C -> C``, shared.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_embed: nn.Module,
+        bbox_embed: nn.Module,
+        query_scale: nn.Module | None,
+        ref_point_head: nn.Module,
+        dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        ffn_dim: int = 2048,
+        dropout: float = 0.0,
+    ):
+        super().__init__(
+            dim=dim,
+            num_heads=num_heads,
+            num_levels=num_levels,
+            num_points=num_points,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
+        )
+        self.class_embed = class_embed
+        self.bbox_embed = bbox_embed
+        self.query_scale = query_scale
+        self.ref_point_head = ref_point_head
+
+    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
+        padded = state.reference * memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+        position = self.ref_point_head(box_encoding(padded, dim=state.content.shape[-1] // 2))
+        if self.query_scale is not None:
+            position = position * self.query_scale(state.content)
+        x = self.attend(state.content, position, state.reference, memory)
+        boxes = refine_boxes(self.bbox_embed(x).float(), state.reference, INVERSE_SIGMOID_EPS)
+        return QueryState(x, boxes.detach(), state.extras), StagePrediction(self.class_embed(x), boxes)
+
+
+def dab_deformable_stages(
+    *,
+    num_stages: int = 6,
+    num_classes: int,
+    dim: int = 256,
+    num_heads: int = 8,
+    num_levels: int = 4,
+    num_points: int = 4,
+    ffn_dim: int = 2048,
+    dropout: float = 0.0,
+    special_first: bool = True,
+) -> list[DabDeformableStage]:
+    """The decoder stages of DAB-Deformable-DETR; ``special_first=False`` as in :func:`dab_detr_stages`."""
+    query_scale, ref_point_head = _position_networks(dim)
+    stages = []
+    for stage in range(num_stages):
+        first = stage == 0 and special_first
+        class_embed, bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+        if first:
+            nn.init.constant_(bbox_embed.layers[-1].bias[2:], -2.0)
+        stages.append(
+            DabDeformableStage(
+                class_embed=class_embed,
+                bbox_embed=bbox_embed,
+                query_scale=None if first else query_scale,
+                ref_point_head=ref_point_head,
+                dim=dim,
+                num_heads=num_heads,
+                num_levels=num_levels,
+                num_points=num_points,
+                ffn_dim=ffn_dim,
+                dropout=dropout,
+            )
+        )
+    return stages
+
+
+def _position_networks(dim: int) -> tuple[MLP, MLP]:
+    """``query_scale`` and ``ref_point_head``."""
+    query_scale = MLP(in_dim=dim, hidden_dim=dim, out_dim=dim, num_layers=2)
+    ref_point_head = MLP(in_dim=2 * dim, hidden_dim=dim, out_dim=dim, num_layers=2)
+    for network in (query_scale, ref_point_head):
+        xavier_uniform_all(network)
+    return query_scale, ref_point_head

@@ -1,0 +1,125 @@
+"""Group DETR on Conditional DETR (Chen et al., ICCV 2023; Meng et al., ICCV 2021).
+
+With one group it is Conditional DETR. A query is a learned position; its reference point is predicted from the
+position once, before the first stage, and stays, so recollected groups differ in their contents alone. The first stage
+alone adds positions to contents and leaves the sine embedding unscaled; a group that skips it passes the next stage as
+any other does, and the last stage needs nothing of the first one (``special_first=False`` builds it alone).
+
+Published weights come from detrex, whose attention leaks across groups in training; here groups never see each other.
+In evaluation there is one group and both agree.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..boxes import refine_boxes
+from ..layers import MLP, QueryTable, box_encoding, make_heads, xavier_uniform_all
+from ..layers.conditional_decoder import ConditionalDecoderLayer
+from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
+
+INVERSE_SIGMOID_EPS = 1e-3
+"""As in detrex."""
+
+
+class PointQueries(nn.Module):
+    """Learned positions, and a reference point predicted from each; content starts at zero.
+
+    Args:
+        num_queries: ``Q`` of a group.
+        num_groups: groups trained side by side, the first one is used in evaluation (11 in the paper).
+        dim: ``C``.
+    """
+
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 11, dim: int = 256):
+        super().__init__()
+        self.query_embed = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups)
+        self.ref_point_head = MLP(in_dim=dim, hidden_dim=dim, out_dim=2, num_layers=2)
+        xavier_uniform_all(self.ref_point_head)
+
+    def forward(self, memory: DenseMemory) -> InitialQueries:
+        position = self.query_embed()
+        points = self.ref_point_head(position).float().sigmoid()
+        reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
+        shape = (len(memory.tokens), -1, -1, -1)
+        position = position.expand(shape)
+        state = QueryState(torch.zeros_like(position), reference.expand(shape), {"position": position})
+        return InitialQueries(state)
+
+
+class ConditionalDetrStage(ConditionalDecoderLayer):
+    """Attention around a reference point, and a box predicted from that point.
+
+    Args:
+        first: whether this is the first stage, with its special cases.
+        norm, class_embed, bbox_embed: output norm and heads, shared by all stages.
+        query_scale: ``C -> C``, scales the point's sine embedding by the content; None in the first stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: bool,
+        norm: nn.Module,
+        class_embed: nn.Module,
+        bbox_embed: nn.Module,
+        query_scale: nn.Module | None,
+        dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+    ):
+        super().__init__(
+            first=first, dim=dim, num_heads=num_heads, ffn_dim=ffn_dim, dropout=dropout, activation=activation
+        )
+        self.norm = norm
+        self.class_embed = class_embed
+        self.bbox_embed = bbox_embed
+        self.query_scale = query_scale
+
+    def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
+        sine = box_encoding(state.reference[..., :2], dim=state.content.shape[-1] // 2)
+        if self.query_scale is not None:
+            sine = sine * self.query_scale(state.content)
+        x = self.attend(state.content, state.extras["position"], sine, memory)
+        output = self.norm(x)
+        boxes = refine_boxes(self.bbox_embed(output).float(), state.reference, INVERSE_SIGMOID_EPS)
+        return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)
+
+
+def conditional_detr_stages(
+    *,
+    num_stages: int = 6,
+    num_classes: int,
+    dim: int = 256,
+    num_heads: int = 8,
+    ffn_dim: int = 2048,
+    dropout: float = 0.1,
+    activation: str = "relu",
+    special_first: bool = True,
+) -> list[ConditionalDetrStage]:
+    """The decoder stages; ``special_first=False`` for a decoder whose first stage was a later one."""
+    class_embed, bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+    norm = nn.LayerNorm(dim)
+    query_scale = MLP(in_dim=dim, hidden_dim=dim, out_dim=dim, num_layers=2)
+    xavier_uniform_all(query_scale)
+    stages = []
+    for stage in range(num_stages):
+        first = stage == 0 and special_first
+        stages.append(
+            ConditionalDetrStage(
+                first=first,
+                norm=norm,
+                class_embed=class_embed,
+                bbox_embed=bbox_embed,
+                query_scale=None if first else query_scale,
+                dim=dim,
+                num_heads=num_heads,
+                ffn_dim=ffn_dim,
+                dropout=dropout,
+                activation=activation,
+            )
+        )
+    return stages
