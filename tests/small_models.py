@@ -9,6 +9,7 @@ from helpers import model_config, shrink
 
 DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
 DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
+SPECIAL_FIRST = ["dab_detr", "dab_deformable_detr", "group_detr"]  # the first stage differs from the others
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
 

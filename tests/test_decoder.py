@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import build, random_batch
-from small_models import DETECTORS, PLANS, lively, small_config
+from small_models import DETECTORS, PLANS, SPECIAL_FIRST, lively, small_config
 from sqr.decoder import RecollectingDecoder
 from sqr.recollection import Plan
 from sqr.structures import QueryState
@@ -153,3 +153,24 @@ def test_dab_box_loss_reaches_the_offset_that_made_the_box():
     assert torch.autograd.grad(prediction.boxes.sum(), first.reference, retain_graph=True)[0].abs().max() > 0
     for blind in (prediction.logits, second.content, second.reference):
         assert torch.autograd.grad(blind.sum(), first.reference, retain_graph=True, allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_last_stage_alone_is_a_decoder(detector):
+    """What dense recollection with recurrence keeps: one stage, looped from the initial queries."""
+    whole = lively(build(small_config(detector, "dense_recurrent", num_stages=3))).eval()
+    whole.decoder.inference_plan = Plan.looped(3, times=2)
+    cfg = small_config(detector, "sequential", num_stages=1)
+    if detector in SPECIAL_FIRST:
+        cfg.decoder.stages.special_first = False
+    alone = build(cfg).eval()
+    alone.decoder.inference_plan = Plan.looped(1, times=2)
+    state = {
+        name.replace("decoder.stages.2.", "decoder.stages.0."): value
+        for name, value in whole.state_dict().items()
+        if not name.startswith(("decoder.stages.0.", "decoder.stages.1."))
+    }
+    alone.load_state_dict(state, strict=True)
+    batch = random_batch([(64, 96), (96, 64)], [0, 0])
+    for a, b in zip(whole.forward_stages(batch), alone.forward_stages(batch), strict=True):
+        assert len(a.scores) == 2 and torch.equal(a.scores, b.scores) and torch.equal(a.boxes, b.boxes)
