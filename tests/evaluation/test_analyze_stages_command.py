@@ -157,7 +157,9 @@ def test_from_a_config_and_a_checkpoint(quick_model, tmp_path, monkeypatch, caps
     config, overrides, annotations = quick_model
     tool = str(ROOT / "projects" / "SQR" / "tools" / "analyze_stages.py")
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", [tool, "--config-file", config, overrides[0], "--output", str(out), *overrides[1:]])
+    monkeypatch.setattr(
+        sys, "argv", [tool, "--config-file", config, overrides[0], "--output", str(out), *overrides[1:]]
+    )
     with pytest.raises(SystemExit) as leave:
         runpy.run_path(tool, run_name="__main__")
     assert leave.value.code == 0, capsys.readouterr().err
@@ -190,3 +192,21 @@ def test_ctrl_c_keeps_and_reports_what_was_predicted(quick_model, tmp_path, monk
     result, _ = command.load_and_analyze([str(out)], annotations=str(annotations), partial=True)
     assert result.summary() == summary
     assert len(load_coco(str(annotations)).imgs) == 6
+
+
+def test_stage_inference_returns_what_the_detector_returns(quick_model):
+    from detectron2.config import LazyConfig, instantiate
+
+    from sqr.evaluation import StageInference
+
+    cfg = LazyConfig.load(quick_model[0])
+    cfg.model.num_classes = 3
+    model = instantiate(cfg.model).eval()
+    inputs = [{"image": torch.zeros(3, 64, 96) + 40 * n, "height": 128, "width": 192} for n in (1, 2)]
+    with torch.no_grad():
+        ordinary, staged = model(inputs), StageInference(model)(inputs)
+    for a, b in zip(ordinary, staged, strict=True):
+        for name in ("scores", "pred_classes"):
+            assert torch.equal(a["instances"].get(name), b["instances"].get(name))
+        assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
+        assert len(b["stage_instances"]) == 6

@@ -120,7 +120,7 @@ def test_cards_and_tables_show_the_analysis(page, pages):
     assert cards["AP, last stage"] == f"{analysis.stages[-1]['AP']:.1f}"
     assert cards["Oracle AP"] == f"{analysis.oracle['AP']:.1f}"
     rate = analysis.summary()["rates"][0]["fading"]["rate"]
-    assert cards["TP fading, IoU 0.5"] .replace("\u00a0", " ") == f"{rate:.1f} %"
+    assert cards["TP fading, IoU 0.5"].replace("\u00a0", " ") == f"{rate:.1f} %"
     assert len(texts(browser, "#class-table tbody tr")) == 4
 
 
