@@ -8,16 +8,18 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 DETECTRON2 ?=
 PYTHON := $(VENV)/bin/python
 OUTPUT ?= output/demo
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 DEMO_ARGS ?=
 
-.PHONY: demo test lint format setup clean
+SOURCES := setup.py $(wildcard projects/SQR/sqr/csrc/* projects/SQR/sqr/csrc/*/*)
+
+.PHONY: demo test lint format setup clean always
 
 demo: $(VENV)/.installed
 	$(PYTHON) projects/SQR/tools/run_demo.py --output $(OUTPUT) $(DEMO_ARGS)
 
 test: $(VENV)/.installed lint
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -35,11 +37,11 @@ $(VENV)/.torch:
 	$(PYTHON) -m pip install -q $(TORCH) 'numpy<2' 'setuptools<81' wheel ninja
 	touch $@
 
-$(VENV)/.detectron2: $(VENV)/.torch dev/install_detectron2.sh
+$(VENV)/.detectron2: $(VENV)/.torch dev/install_detectron2.sh $(if $(DETECTRON2),always)
 	dev/install_detectron2.sh $(PYTHON) $(DETECTRON2)
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.detectron2 setup.py
+$(VENV)/.installed: $(VENV)/.detectron2 $(SOURCES)
 	$(PYTHON) -m pip install -q --no-build-isolation -e '.[dev]' 'numpy<2'
 	touch $@
 

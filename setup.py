@@ -1,7 +1,7 @@
-"""Builds and installs ``detectron2-sqr``: the package ``sqr`` of projects/SQR with the repository's configs inside.
+"""Builds and installs ``detectron2-sqr``: the package ``sqr`` of projects/SQR with the configs inside.
 
-The compiled operators (projects/SQR/sqr/csrc) are built where PyTorch and a compiler are; without them the package
-installs all the same and runs the operators' PyTorch references. Environment variables:
+The compiled operators (projects/SQR/sqr/csrc) are built where PyTorch and a compiler are; without them the
+package installs all the same and runs the operators' PyTorch references. Environment variables:
 
     SQR_BUILD_OPS=0              do not compile anything
     CUDA_HOME=/path              compile the CUDA operators as well, with the toolkit found there
@@ -38,8 +38,9 @@ def version() -> str:
 def warn_if_torch_is_missing() -> None:
     if importlib.util.find_spec("torch") is None:
         print(
-            "detectron2-sqr: PyTorch was not found in the environment that runs this build. Install torch and "
-            "torchvision first and pass --no-build-isolation, so that the package is built for your PyTorch.",
+            "detectron2-sqr: PyTorch was not found in the environment that runs this build. Install torch "
+            "and torchvision first and pass --no-build-isolation, so that the package is built for your "
+            "PyTorch.",
             file=sys.stderr,
         )
 
@@ -60,7 +61,7 @@ def reason_not_to_build() -> str:
 def cuda_home() -> str:
     """The CUDA toolkit to build with, or an empty string where CUDA is not asked for.
 
-    An ``nvcc`` on the PATH can be a wrapper that lives elsewhere, so nvcc itself is asked where its toolkit is.
+    An ``nvcc`` on the PATH can be a wrapper that lives elsewhere, so nvcc itself is asked for its toolkit.
     """
     import torch
 
@@ -78,7 +79,7 @@ def cuda_home() -> str:
 
 
 def operators_extension(home: str):
-    """The extension: a plain library without Python in it, on LibTorch's stable ABI, so one file fits many versions."""
+    """The extension: a plain library without Python in it, on LibTorch's stable ABI."""
     if home:
         os.environ["CUDA_HOME"] = home  # read when cpp_extension is imported
     from torch.utils import cpp_extension
@@ -139,7 +140,7 @@ def operators_build() -> dict:
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildOperators(BuildExtension):
-        """Compiles the operators; a compiler that fails leaves a note for the package instead of failing the install."""
+        """Compiles the operators; a compiler that fails leaves a note for the package, no failed install."""
 
         def run(self):
             self.info = build_info(home)
@@ -196,7 +197,7 @@ setup(
         "matplotlib",
         "tensorboard",
     ],
-    extras_require={"dev": ["pytest", "hypothesis", "ruff"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium"]},
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},
     # The extension holds no Python at all, so one wheel fits every Python.

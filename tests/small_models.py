@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from helpers import model_config, shrink
 
 DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
-DETECTORS = [*DEFORMABLE_FORMS, "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
+DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
 SPECIAL_FIRST = ["dab_detr", "dab_deformable_detr", "group_detr"]  # the first stage differs from the others
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
@@ -17,6 +17,8 @@ def small_config(detector: str = "deformable_plain", plan: str = "selective", nu
     """A model config of 5 classes, 7 queries and random weights."""
     if detector in DEFORMABLE_FORMS:
         cfg = _deformable(detector.removeprefix("deformable_"))
+    elif detector == "adamixer":
+        cfg = _adamixer()
     elif detector == "dab_deformable_detr":
         cfg = shrink(model_config("dab_deformable_detr_r50"))
     else:
@@ -39,6 +41,16 @@ def _deformable(form: str):
                 "dim": "${..encoder.dim}",
             }
         )
+    return cfg
+
+
+def _adamixer():
+    cfg = model_config("adamixer_quick")
+    cfg.num_classes = 5
+    cfg.query_generator.num_queries = 7
+    cfg.encoder.neck.num_norm_groups = 8
+    cfg.decoder.stages.dim = 32
+    cfg.decoder.stages.ffn_dim = 48
     return cfg
 
 

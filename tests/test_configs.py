@@ -15,7 +15,7 @@ RECIPES = sorted(
     for path in CONFIGS.rglob("*.py")
     if path.relative_to(CONFIGS).parts[0] not in ("common", "models")
 )
-STRATEGIES = {"sqr": Plan.selective(6), "dqr": Plan.dense(6)}
+STRATEGIES = {"sqr": Plan.selective, "dqr": Plan.dense, "dqrr": Plan.dense_recurrent}
 
 
 def test_recipes_are_found():
@@ -29,9 +29,11 @@ def test_recipe_builds_and_runs(name, tmp_path):
     if cfg.data.num_classes is None:
         cfg.data.num_classes = 6
     model = instantiate(cfg.model)
-    strategy = name.split("/")[1].split("_")[0]
-    assert model.decoder.plan == STRATEGIES.get(strategy, Plan.sequential(6))
-    assert model.decoder.inference_plan == Plan.sequential(6)
+    num_stages = 7 if "7stages" in name else 6
+    strategy = STRATEGIES.get(name.split("/")[1].split("_")[0], Plan.sequential)
+    assert model.decoder.plan == strategy(num_stages)
+    if strategy is not Plan.dense_recurrent:
+        assert model.decoder.inference_plan == Plan.sequential(num_stages)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None

@@ -34,6 +34,8 @@ def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_folded_equals_naive_loop_forward_and_backward(detector, plan):
     model = lively(build(small_config(detector, plan))).train()
+    if detector == "adamixer":
+        model.double()  # with random weights it multiplies rounding errors by about ten a stage
     batch = random_batch([(64, 96), (96, 64)], [2, 3])
     gradients = []
     outputs = []

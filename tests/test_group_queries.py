@@ -11,7 +11,7 @@ from sqr.layers import QueryTable
 from sqr.structures import QueryState
 from sqr.targets import Targets
 
-GROUPED = ["group_detr", "detr", "dab_detr", "dab_deformable_detr", "deformable_plain"]
+GROUPED = ["group_detr", "detr", "dab_detr", "dab_deformable_detr", "deformable_plain", "adamixer"]
 GROUPS = 3
 BATCH = ([(64, 96), (96, 64)], [2, 3])
 

@@ -127,7 +127,9 @@ def test_invariants(num_stages, window, start, kind):
         (lambda: Plan.dense(6, start=0), "start=0"),
         (lambda: Plan.dense_recurrent(6, recurrences=0), "recurrences=0"),
         (lambda: Plan.looped(6, times=0), "times=0"),
-        (lambda: Plan.named("sqrr", 6), "unknown recollection plan 'sqrr'; one of sequential"),
+        (lambda: Plan.from_spec("sqrr", 6), "unknown recollection plan 'sqrr'; one of sequential"),
+        (lambda: Plan.from_spec({"start": 2}, 6), "unknown recollection plan None"),
+        (lambda: Plan.from_spec({"name": "dense", "window": 2}, 6), "'dense' has no option 'window'; it takes start"),
         (lambda: Plan.selective(6).paths(7), "steps 1 to 6"),
     ],
 )
@@ -136,10 +138,14 @@ def test_impossible_plans_say_why(make, message):
         make()
 
 
-def test_names():
-    assert Plan.named("SQR", 6) == Plan.named("selective", 6) == Plan.selective(6)
-    assert Plan.named("dqrr", 6) == Plan.dense_recurrent(6)
-    assert hash(Plan.named("dqr", 6)) == hash(Plan.dense(6))
+def test_specs_that_a_config_or_a_command_line_can_give():
+    assert Plan.from_spec("SQR", 6) == Plan.from_spec("selective", 6) == Plan.selective(6)
+    assert Plan.from_spec("dqrr", 6) == Plan.dense_recurrent(6)
+    assert hash(Plan.from_spec("dqr", 6)) == hash(Plan.dense(6))
+    assert Plan.from_spec({"name": "selective", "start": 3}, 6) == Plan.selective(6, start=3)
+    assert Plan.from_spec({"name": "looped", "times": 5}, 6) == Plan.looped(6, times=5)
+    assert Plan.from_spec([[0], [0, 1], [1, 2]], 3) == Plan.selective(3)
+    assert Plan.from_spec(Plan.dense(4), 6) == Plan.dense(4)
 
 
 def test_the_module_is_pure_python():

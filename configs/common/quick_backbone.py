@@ -1,4 +1,4 @@
-"""Residual backbones small enough for two CPU cores: one basic block a stage."""
+"""Residual backbones small enough for two CPU cores: two basic blocks a stage."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet
@@ -8,10 +8,10 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 def residual_stage(in_channels: int, out_channels: int, stride: int = 2):
     return L(ResNet.make_stage)(
         block_class=BasicBlock,
-        num_blocks=1,
+        num_blocks=2,
         in_channels=in_channels,
         out_channels=out_channels,
-        stride_per_block=[stride],
+        stride_per_block=[stride, 1],
         norm="BN",
     )
 

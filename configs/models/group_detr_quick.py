@@ -1,6 +1,6 @@
 """A Group DETR small enough to train on two CPU cores: the published architecture, narrowed.
 
-A residual backbone with one block a stage, features of stride 8, 1 encoder layer and 6 decoder stages of 96 channels,
+A residual backbone with two blocks a stage, features of stride 8, 1 encoder layer and 6 decoder stages of 96 channels,
 50 queries in each of 3 groups.
 """
 

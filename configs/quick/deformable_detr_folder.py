@@ -16,5 +16,5 @@ data.color_jitter = 0.2
 dataloader.train.total_batch_size = 4
 dataloader.train.num_workers = 2
 dataloader.test.num_workers = 2
-model.query_generator.num_queries = 60
+model.query_generator.num_queries = 100
 train.output_dir = "output/deformable_detr_folder"

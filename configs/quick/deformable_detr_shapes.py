@@ -12,8 +12,8 @@ from ..common.train import train
 from ..models.deformable_detr_quick import model
 
 model.num_classes = "${data.num_classes}"
-optimizer.lr = 4e-4
-optimizer.params.lr_multipliers = {"sampling_offsets": 0.1, "reference_points": 0.1}  # the backbone is from scratch
+optimizer.lr = 8e-4
+optimizer.params.lr_multipliers = {"backbone": 3.0, "sampling_offsets": 0.1}  # the backbone is from scratch
 lr_multiplier.warmup_iters = 50
 train.max_iter = 1500
 train.eval_period = 500

@@ -96,12 +96,12 @@ def start(output, *options):
 def test_signal_to_the_whole_group_saves_and_leaves(tmp_path, number, options):
     process = start(tmp_path, *options)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not (tmp_path / "metrics.json").exists() or not (tmp_path / "metrics.json").stat().st_size:
             assert process.poll() is None and time.monotonic() < deadline, "training did not start"
             time.sleep(0.2)
         os.killpg(process.pid, number)
-        err = process.communicate(timeout=60)[1]
+        err = process.communicate(timeout=200)[1]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -120,7 +120,7 @@ def test_cards_and_tables_show_the_analysis(page, pages):
     assert cards["AP, last stage"] == f"{analysis.stages[-1]['AP']:.1f}"
     assert cards["Oracle AP"] == f"{analysis.oracle['AP']:.1f}"
     rate = analysis.summary()["rates"][0]["fading"]["rate"]
-    assert cards["TP fading, IoU 0.5"] == f"{rate:.1f} %"
+    assert cards["TP fading, IoU 0.5"] .replace("\u00a0", " ") == f"{rate:.1f} %"
     assert len(texts(browser, "#class-table tbody tr")) == 4
 
 
@@ -140,6 +140,15 @@ def test_stepping_through_the_stages(page):
     press(browser, "#viewer", "END")
     assert find(browser, "#stage-text").text == last
     press(browser, "#stage", "ARROW_LEFT")
+    assert find(browser, "#stage-value").text == f"{STAGES - 1} of {STAGES}"
+
+
+def test_the_whole_image_can_be_shown(page):
+    browser = page("one")
+    assert find(browser, ".pane svg").get_dom_attribute("viewBox") != "0 0 640 480"
+    find(browser, "#whole-image").click()
+    assert find(browser, ".pane svg").get_dom_attribute("viewBox") == "0 0 640 480"
+    press(browser, "#viewer", "ARROW_LEFT")
     assert find(browser, "#stage-value").text == f"{STAGES - 1} of {STAGES}"
 
 

@@ -10,8 +10,28 @@ from torch import Tensor
 
 from sqr.ops import adaptive_sample_reference, ms_deform_attn_reference
 
-# Bilinear sampling has a kink at every pixel centre, where its gradient jumps: points keep this far from them.
+# Bilinear sampling has a kink at every pixel centre, where its gradient jumps: points keep this far from
+# them.
 OFF_KNOT = 0.2
+
+
+OPERATORS = ["ms_deform_attn", "adaptive_sample"]
+# Each takes another way through drivers and kernels.
+SIZES = {
+    "pixels where they are": {"queries": 3, "channels": 32, "heads": 3},
+    "gathered rows": {"queries": 400, "channels": 32},
+    "one vector a row": {"queries": 3, "channels": 16},
+    "wide rows": {"queries": 3, "channels": 112, "heads": 1},
+    "padded rows": {"queries": 7, "channels": 8},
+    "odd channels": {"queries": 7, "channels": 21},
+    "one channel": {"queries": 7, "channels": 1},
+    "many points": {"queries": 3, "points": 70, "channels": 32},
+    "three points": {"queries": 65, "points": 3, "channels": 32},
+    "one point, one level": {"points": 1, "shapes": ((4, 6),)},
+    "a level of one pixel": {"shapes": ((1, 1),)},
+    "a row and a column": {"shapes": ((1, 9), (9, 1))},
+    "one image, one head": {"batch": 1, "heads": 1},
+}
 
 
 @dataclass

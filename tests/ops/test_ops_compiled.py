@@ -1,8 +1,8 @@
-"""The compiled CPU operators: numbers, edges, determinism, and what PyTorch's machinery asks of an operator."""
+"""The compiled CPU operators: numbers, edges, determinism, and what PyTorch asks of an operator."""
 
 import pytest
 import torch
-from operator_cases import Case, assert_matches_reference, make_case
+from operator_cases import OPERATORS, SIZES, Case, assert_matches_reference, make_case
 
 from sqr import ops
 from sqr.ops import functional
@@ -10,25 +10,6 @@ from sqr.ops import functional
 pytestmark = pytest.mark.skipif(
     bool(functional.library.reason), reason=functional.library.reason or "compiled"
 )
-
-OPERATORS = ["ms_deform_attn", "adaptive_sample"]
-LEVELS = ((9, 13), (5, 7), (1, 1))
-# Each takes another way through the driver and kernels.
-SIZES = {
-    "pixels where they are": dict(queries=3, channels=32, heads=3),
-    "gathered rows": dict(queries=400, channels=32),
-    "one vector a row": dict(queries=3, channels=16),
-    "wide rows": dict(queries=3, channels=112, heads=1),
-    "padded rows": dict(queries=7, channels=8),
-    "odd channels": dict(queries=7, channels=21),
-    "one channel": dict(queries=7, channels=1),
-    "many points": dict(queries=3, points=70, channels=32),
-    "three points": dict(queries=65, points=3, channels=32),
-    "one point, one level": dict(points=1, shapes=((4, 6),)),
-    "a level of one pixel": dict(shapes=((1, 1),)),
-    "a row and a column": dict(shapes=((1, 9), (9, 1))),
-    "one image, one head": dict(batch=1, heads=1),
-}
 
 
 @pytest.fixture
@@ -99,7 +80,7 @@ def test_takes_any_strides(operator):
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("sizes", [dict(batch=0), dict(queries=0)], ids=["no images", "no queries"])
+@pytest.mark.parametrize("sizes", [{"batch": 0}, {"queries": 0}], ids=["no images", "no queries"])
 def test_empty(operator, sizes):
     case = make_case(operator, **sizes)
     output = case.run()
@@ -128,7 +109,7 @@ def test_not_finite_and_far_locations_count_as_outside(operator, queries, far):
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("queries", [1, 300])
 def test_values_that_are_not_read_do_not_leak(operator, queries):
-    """A point left of the image must not see the NaN in the last column of the row above, nor one in another head."""
+    """A point left of the image sees neither a NaN in the last column of the row above, nor another head."""
     case = make_case(operator, batch=1, heads=2, queries=queries, points=1, shapes=((4, 4),))
     value = case.arguments[0].detach().clone()
     value[:, 3::4] = float("nan")  # the last column
@@ -229,7 +210,7 @@ def test_public_functions_take_16_bit_values(operator, dtype):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_kernels_check_what_they_get(operator):
-    """The operators themselves refuse what would read or write outside of a tensor, also without the Python checks."""
+    """The operators refuse what would reach outside of a tensor, also without the Python checks."""
     case = make_case(operator)
     value, locations, weights = (x.detach() for x in case.arguments)
     bad = {

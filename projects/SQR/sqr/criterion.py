@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,19 @@ from .structures import StagePrediction
 from .targets import Targets
 
 REDUCTIONS = ("sum", "mean")
+
+
+class LossTerm(NamedTuple):
+    """A query set and how its losses are reduced: one scalar a loss and name.
+
+    ``groups``, ``names`` and ``factors`` have one entry a step; ``repeats`` is how often its targets hold each object.
+    """
+
+    problem: MatchingProblem
+    groups: Sequence[int]
+    names: Sequence[str]
+    factors: Sequence[float]
+    repeats: int = 1
 
 
 class SetCriterion(nn.Module):
@@ -36,6 +50,9 @@ class SetCriterion(nn.Module):
         giou_weight: weight of ``1 - GIoU``.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
         step_weights: a factor for each step of the plan; 1 each when None.
+        auxiliary_repeats: how often every object is repeated for an auxiliary query set, where the query generator
+            makes one (Jia et al., "DETRs with Hybrid Matching", CVPR 2023: 6).
+        auxiliary_weight: weight of the auxiliary set's losses, each normalised by the repeated objects.
     """
 
     def __init__(
@@ -48,6 +65,8 @@ class SetCriterion(nn.Module):
         giou_weight: float = 2.0,
         group_reduction: str = "sum",
         step_weights: Sequence[float] | None = None,
+        auxiliary_repeats: int = 6,
+        auxiliary_weight: float = 1.0,
     ):
         super().__init__()
         if group_reduction not in REDUCTIONS:
@@ -57,6 +76,8 @@ class SetCriterion(nn.Module):
         self.weights = {"class": class_weight, "l1": l1_weight, "giou": giou_weight}
         self.group_reduction = group_reduction
         self.step_weights = None if step_weights is None else tuple(float(w) for w in step_weights)
+        self.auxiliary_repeats = auxiliary_repeats
+        self.auxiliary_weight = auxiliary_weight
 
     def forward(
         self,
@@ -64,6 +85,7 @@ class SetCriterion(nn.Module):
         plan: Plan,
         targets: Targets,
         proposals: StagePrediction | None = None,
+        auxiliary: Sequence[StagePrediction] | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses of a batch.
 
@@ -73,28 +95,35 @@ class SetCriterion(nn.Module):
             plan: what made them.
             targets: the batch's objects.
             proposals: of a two-stage encoder; trained with every object as class 0.
+            auxiliary: predictions of an auxiliary query set by the same plan.
 
         Returns:
             At most one scalar a loss and step: ``loss_class/stage1``, ``loss_l1/stage1``, ``loss_giou/stage1``, ...,
-            and ``loss_class/proposals``, ... of the encoder. Their sum is the loss to minimise.
+            ``loss_class/auxiliary_stage1``, ..., and ``loss_class/proposals``, ... of the encoder. Their sum is the
+            loss to minimise.
 
         Raises:
             ValueError, FloatingPointError: see :class:`~sqr.matcher.HungarianMatcher`.
         """
         if self.step_weights is not None and len(self.step_weights) != plan.num_steps:
             raise ValueError(f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}")
+        factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
         with torch.autocast(targets.boxes.device.type, enabled=False):
-            problems = [self._decoder_problem(predictions, plan, targets)]
+            terms = [LossTerm(*_side_by_side(predictions, plan.step_names, targets), factors)]
+            if auxiliary is not None:
+                repeats = self.auxiliary_repeats
+                repeated = targets.repeated(repeats)
+                _check_auxiliary_size(auxiliary[0].logits.shape[2], repeated, repeats)
+                names = [f"auxiliary_{name}" for name in plan.step_names]
+                scaled = [self.auxiliary_weight * factor for factor in factors]
+                terms.append(LossTerm(*_side_by_side(auxiliary, names, repeated), scaled, repeats))
             if proposals is not None:
-                floats = StagePrediction(proposals.logits.float(), proposals.boxes.float())
-                problems.append(MatchingProblem(floats, targets.class_agnostic(), ["encoder proposals"]))
-            matches = self.matcher(problems)
+                terms.append(LossTerm(*_side_by_side([proposals], ["proposals"], targets.class_agnostic()), [1.0]))
+            matches = self.matcher([term.problem for term in terms])
             normaliser = average_count(len(targets), targets.boxes.device)
-            groups = [p.logits.shape[1] for p in predictions]
-            factors = self._step_factors(groups, plan)
-            losses = self._step_losses(problems[0], matches[0], normaliser, groups, plan.step_names, factors)
-            if proposals is not None:
-                losses.update(self._step_losses(problems[1], matches[1], normaliser, [1], ["proposals"], [1.0]))
+            losses = {}
+            for term, match in zip(terms, matches, strict=True):
+                losses.update(self._step_losses(term, match, normaliser * term.repeats))
         return losses
 
     def _step_factors(self, groups: Sequence[int], plan: Plan) -> list[float]:
@@ -104,34 +133,11 @@ class SetCriterion(nn.Module):
         divisors = groups if self.group_reduction == "mean" else [initial_groups] * plan.num_steps
         return [weight / divisor for weight, divisor in zip(weights, divisors, strict=True)]
 
-    @staticmethod
-    def _decoder_problem(predictions: Sequence[StagePrediction], plan: Plan, targets: Targets) -> MatchingProblem:
-        """All steps as one problem: their groups side by side, ``(B, total, Q, ...)``."""
-        names = [
-            f"{name}, group {i + 1} of {p.logits.shape[1]}"
-            for name, p in zip(plan.step_names, predictions, strict=True)
-            for i in range(p.logits.shape[1])
-        ]
-        joint = StagePrediction(
-            logits=torch.cat([p.logits.float() for p in predictions], dim=1),
-            boxes=torch.cat([p.boxes.float() for p in predictions], dim=1),
-        )
-        return MatchingProblem(joint, targets, names)
-
-    def _step_losses(
-        self,
-        problem: MatchingProblem,
-        match: Tensor,
-        normaliser: Tensor,
-        groups: Sequence[int],
-        names: Sequence[str],
-        factors: Sequence[float],
-    ) -> dict[str, Tensor]:
+    def _step_losses(self, term: LossTerm, match: Tensor, normaliser: Tensor) -> dict[str, Tensor]:
         """Reduce the losses of ``sum(groups)`` groups to one scalar a loss and step."""
-        per_group = self._group_losses(problem, match, normaliser)
         losses = {}
-        for kind, values in per_group.items():
-            for factor, name, part in zip(factors, names, values.split(list(groups)), strict=True):
+        for kind, values in self._group_losses(term.problem, match, normaliser).items():
+            for factor, name, part in zip(term.factors, term.names, values.split(list(term.groups)), strict=True):
                 weight = self.weights[kind] * factor
                 if weight != 0:
                     losses[f"loss_{kind}/{name}"] = weight * part.sum()
@@ -153,6 +159,29 @@ class SetCriterion(nn.Module):
             / normaliser,
             "giou": giou.sum(1) / normaliser,
         }
+
+
+def _side_by_side(
+    predictions: Sequence[StagePrediction], names: Sequence[str], targets: Targets
+) -> tuple[MatchingProblem, list[int], Sequence[str]]:
+    """All steps as one problem, their groups side by side, ``(B, total, Q, ...)``; groups and name of each step."""
+    groups = [p.logits.shape[1] for p in predictions]
+    joint = StagePrediction(
+        logits=torch.cat([p.logits.float() for p in predictions], dim=1),
+        boxes=torch.cat([p.boxes.float() for p in predictions], dim=1),
+    )
+    group_names = [f"{name}, group {i + 1} of {n}" for name, n in zip(names, groups, strict=True) for i in range(n)]
+    return MatchingProblem(joint, targets, group_names), groups, names
+
+
+def _check_auxiliary_size(num_queries: int, repeated: Targets, times: int) -> None:
+    most = max(repeated.counts, default=0)
+    if most > num_queries:
+        image = repeated.image_ids[repeated.counts.index(most)]
+        raise ValueError(
+            f"image {image} has {most // times} objects, {most} with auxiliary_repeats={times}, but the auxiliary set "
+            f"has only {num_queries} queries; raise num_auxiliary to at least {most} or lower auxiliary_repeats"
+        )
 
 
 def average_count(count: int, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import nn
@@ -29,23 +29,23 @@ class RecollectingDecoder(nn.Module):
 
     Args:
         stages: the stage modules, each a :class:`DecoderStage`.
-        plan: the training plan, or its name ("sequential", "selective", "dense", "dense_recurrent").
-        inference_plan: the plan of evaluation mode; the sequential cascade over all stages when None. A model
-            trained by the dense-recurrent plan can run ``Plan.looped(...)`` here.
+        plan: the training plan, or anything that :meth:`Plan.from_spec` makes one of, such as "selective".
+        inference_plan: likewise the plan of evaluation mode; the sequential cascade over all stages when None. A
+            model trained by the dense-recurrent plan can loop its last stage here: ``{name: looped, times: 5}``.
     """
 
     def __init__(
         self,
         *,
         stages: Sequence[nn.Module],
-        plan: Plan | str = "sequential",
-        inference_plan: Plan | None = None,
+        plan: Plan | str | Mapping | Sequence = "sequential",
+        inference_plan: Plan | str | Mapping | Sequence | None = None,
     ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         num_stages = len(self.stages)
-        self.plan = Plan.named(plan, num_stages) if isinstance(plan, str) else plan
-        self.inference_plan = Plan.sequential(num_stages) if inference_plan is None else inference_plan
+        self.plan = Plan.from_spec(plan, num_stages)
+        self.inference_plan = Plan.from_spec("sequential" if inference_plan is None else inference_plan, num_stages)
         for name, value in (("plan", self.plan), ("inference_plan", self.inference_plan)):
             if value.num_stages != num_stages:
                 raise ValueError(

@@ -80,8 +80,10 @@ class QueryBasedDetector(nn.Module):
         if self.training:
             # on the host, before the device has anything to do: bad data is found first
             targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
-            predictions, proposals = self._predict(batched_inputs)
-            return self.criterion(predictions, self.decoder.active_plan, targets, proposals)
+            memory, initial = self._encode(batched_inputs)
+            predictions = self.decoder(initial.state, memory)
+            auxiliary = None if initial.auxiliary is None else self.decoder(initial.auxiliary, memory)
+            return self.criterion(predictions, self.decoder.active_plan, targets, initial.proposals, auxiliary)
         predictions, _ = self._predict(batched_inputs)
         return [
             {"instances": self.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
@@ -116,10 +118,13 @@ class QueryBasedDetector(nn.Module):
             m[:height, :width] = False
         return padded.tensor, mask
 
-    def _predict(self, batched_inputs: Sequence[dict]) -> tuple[list[StagePrediction], StagePrediction | None]:
+    def _encode(self, batched_inputs: Sequence[dict]) -> tuple[object, InitialQueries]:
         images, padding_mask = self.preprocess(batched_inputs)
         memory = self.encoder(self.backbone(images), padding_mask)
-        initial: InitialQueries = self.query_generator(memory)
+        return memory, self.query_generator(memory)
+
+    def _predict(self, batched_inputs: Sequence[dict]) -> tuple[list[StagePrediction], StagePrediction | None]:
+        memory, initial = self._encode(batched_inputs)
         return self.decoder(initial.state, memory), initial.proposals
 
     def _stage_outputs(

@@ -27,7 +27,7 @@ This module is pure Python and imports nothing of PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -65,9 +65,7 @@ class Plan:
     """
 
     def __init__(self, steps: Iterable[tuple[int, Sequence[int]]], num_stages: int | None = None):
-        self.steps = tuple(
-            Step(int(stage), tuple(sorted(int(i) for i in sources))) for stage, sources in steps
-        )
+        self.steps = tuple(Step(int(stage), tuple(sorted(int(i) for i in sources))) for stage, sources in steps)
         if not self.steps:
             raise ValueError("a plan needs at least one step")
         self.num_stages = max(step.stage for step in self.steps) if num_stages is None else int(num_stages)
@@ -112,9 +110,7 @@ class Plan:
                 recollects from the initial queries on, ``k`` keeps the cascade sequential before stage ``k + 1``.
         """
         if window < 1:
-            raise ValueError(
-                f"window={window}: a stage needs at least its predecessor's output, so window >= 1"
-            )
+            raise ValueError(f"window={window}: a stage needs at least its predecessor's output, so window >= 1")
         oldest = _oldest_output(num_stages, start)
         return cls((s, range(min(s - 1, max(oldest, s - window)), s)) for s in _stage_numbers(num_stages))
 
@@ -133,7 +129,7 @@ class Plan:
         return cls(cls.dense(num_stages).steps + extra)
 
     @classmethod
-    def looped(cls, num_stages: int, times: int, stage: int | None = None) -> Plan:
+    def looped(cls, num_stages: int, times: int = 6, stage: int | None = None) -> Plan:
         """One stage (the last one by default) run ``times`` times from the initial queries: DQRR's inference."""
         if times < 1:
             raise ValueError(f"times={times}: a stage must run at least once")
@@ -149,22 +145,37 @@ class Plan:
         plan = cls(zip(stages, sources, strict=True))
         missing = sorted(set(range(1, plan.num_stages + 1)) - set(stages))
         if missing:
-            raise ValueError(
-                f"no step runs stage {missing[0]}: stages 1 to {plan.num_stages} must each be trained"
-            )
+            raise ValueError(f"no step runs stage {missing[0]}: stages 1 to {plan.num_stages} must each be trained")
         return plan
 
     @classmethod
-    def named(cls, name: str, num_stages: int) -> Plan:
-        """The plan of a strategy's name with the paper's defaults: ``sequential``, ``selective`` (``sqr``),
-        ``dense`` (``dqr``) or ``dense_recurrent`` (``dqrr``)."""
-        try:
-            build = _NAMED_PLANS[name.lower()]
-        except KeyError:
-            raise ValueError(
-                f"unknown recollection plan {name!r}; one of {', '.join(_NAMED_PLANS)}"
-            ) from None
-        return getattr(cls, build)(num_stages)
+    def from_spec(cls, spec: Plan | str | Mapping | Sequence, num_stages: int) -> Plan:
+        """A plan from what a config or a command line can say.
+
+        Args:
+            spec: a plan; a strategy's name with the paper's defaults, that is ``sequential``, ``selective``
+                (``sqr``), ``dense`` (``dqr``) or ``dense_recurrent`` (``dqrr``); a mapping of ``name`` and that
+                constructor's options, such as ``{name: selective, start: 3}`` or ``{name: looped, times: 5}``; or
+                the sources of each step, such as ``[[0], [0, 1], [1, 2]]``.
+            num_stages: stages of the decoder that shall run it.
+
+        Raises:
+            ValueError: an unknown name or option, or an impossible plan.
+        """
+        if isinstance(spec, Plan):
+            return spec
+        if not isinstance(spec, (str, Mapping)):
+            return cls.explicit(spec)
+        options = {} if isinstance(spec, str) else dict(spec)
+        name = spec if isinstance(spec, str) else options.pop("name", None)
+        if str(name).lower() not in _NAMED_PLANS:
+            raise ValueError(f"unknown recollection plan {name!r}; one of {', '.join(_NAMED_PLANS)}")
+        constructor, allowed = _NAMED_PLANS[str(name).lower()]
+        unknown = sorted(set(options) - set(allowed))
+        if unknown:
+            takes = f"takes {', '.join(allowed)}" if allowed else "takes no options"
+            raise ValueError(f"recollection plan {name!r} has no option {unknown[0]!r}; it {takes}")
+        return getattr(cls, constructor)(num_stages, **options)
 
     # ------------------------------------------------------------------ questions
 
@@ -242,14 +253,16 @@ class Plan:
         return f"Plan({steps}; groups={self.groups}, total={self.total})"
 
 
+# name: (constructor, its options)
 _NAMED_PLANS = {
-    "sequential": "sequential",
-    "selective": "selective",
-    "sqr": "selective",
-    "dense": "dense",
-    "dqr": "dense",
-    "dense_recurrent": "dense_recurrent",
-    "dqrr": "dense_recurrent",
+    "sequential": ("sequential", ()),
+    "selective": ("selective", ("window", "start")),
+    "sqr": ("selective", ("window", "start")),
+    "dense": ("dense", ("start",)),
+    "dqr": ("dense", ("start",)),
+    "dense_recurrent": ("dense_recurrent", ("recurrences",)),
+    "dqrr": ("dense_recurrent", ("recurrences",)),
+    "looped": ("looped", ("times", "stage")),
 }
 
 

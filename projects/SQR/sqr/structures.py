@@ -47,6 +47,18 @@ class QueryState:
             extras={k: torch.cat([s.extras[k] for s in states], dim=1) for k in states[0].extras},
         )
 
+    def split(self, num_queries: int) -> tuple[QueryState, QueryState]:
+        """The first ``num_queries`` queries of every group, and the others."""
+        first, others = (
+            QueryState(
+                content=self.content[:, :, part],
+                reference=self.reference[:, :, part],
+                extras={k: v[:, :, part] for k, v in self.extras.items()},
+            )
+            for part in (slice(num_queries), slice(num_queries, None))
+        )
+        return first, others
+
 
 @dataclass
 class StagePrediction:
@@ -69,10 +81,21 @@ class InitialQueries:
         state: the queries before the first stage, usually one group. With ``G0`` groups (Group DETR) every step of a
             plan has ``G0`` times the plan's groups, each on its own.
         proposals: predictions of a two-stage encoder, ``G = 1`` and ``Q = N``, every object being class 0; or None.
+        auxiliary: a second query set, in training only (hybrid matching); or None. The decoder runs it on its own, so
+            that the two sets never see each other, and the criterion matches it with repeated objects.
     """
 
     state: QueryState
     proposals: StagePrediction | None = None
+    auxiliary: QueryState | None = None
+
+    @staticmethod
+    def split(state: QueryState, num_queries: int, proposals: StagePrediction | None = None) -> InitialQueries:
+        """The first ``num_queries`` queries are the set that is also evaluated, further ones the auxiliary set."""
+        if state.content.shape[2] == num_queries:
+            return InitialQueries(state, proposals)
+        first, auxiliary = state.split(num_queries)
+        return InitialQueries(first, proposals, auxiliary)
 
 
 @dataclass

@@ -81,5 +81,18 @@ class Targets:
         zeros = tuple(torch.zeros_like(x) for x in self.class_ids)
         return replace(self, labels=torch.zeros_like(self.labels), class_ids=zeros)
 
+    def repeated(self, times: int) -> Targets:
+        """Every object ``times`` times: what a one-to-many query set is matched with (Jia et al., CVPR 2023)."""
+        index = torch.arange(len(self.labels)).split(self.counts)
+        order = torch.cat([part.repeat(times) for part in index]).to(self.labels.device, non_blocking=True)
+        return replace(
+            self,
+            labels=self.labels[order],
+            boxes=self.boxes[order],
+            image_index=self.image_index[order],
+            counts=tuple(n * times for n in self.counts),
+            class_ids=tuple(x.repeat(times) for x in self.class_ids),
+        )
+
     def __len__(self) -> int:
         return len(self.labels)

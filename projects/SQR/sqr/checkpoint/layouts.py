@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .conversion import Layout, Rules, StateDict, indices
 from .dense_layouts import DENSE_LAYOUTS, every_stage
-from .resnet import resnet_rules
+from .resnet import DETECTRON2_RESNET, resnet_rules
 
 
 def _deformable_detr(state_dict: StateDict) -> Rules:
@@ -40,38 +40,66 @@ def _dab_deformable_detr(state_dict: StateDict) -> Rules:
     ]
 
 
-def _mmdet_deformable_detr(state_dict: StateDict) -> Rules:
-    h = r"(?:bbox_head\.)?"
-    convs = indices(state_dict, r"neck\.convs\.(\d+)\.")
-    norm_of = {0: 2, 1: 1, 2: 3}  # mmdet numbers norms in execution order, the official code by its own names
+def _mmcv_deformable_transformer(prefix: str) -> Rules:
+    """Encoder and decoder as mmcv's building blocks name them, under ``prefix``."""
+    t = prefix + r"transformer\."
+    norm_of = {0: 2, 1: 1, 2: 3}  # mmcv numbers norms in execution order, the official code by its own names
     return [
-        *resnet_rules(r"backbone\."),
-        (r"neck\.convs\.(\d+)\.conv\.(.+)", r"encoder.neck.convs.\1.\2"),
-        (r"neck\.convs\.(\d+)\.gn\.(.+)", r"encoder.neck.norms.\1.\2"),
-        (r"neck\.extra_convs\.0\.conv\.(.+)", rf"encoder.neck.convs.{convs}.\1"),
-        (r"neck\.extra_convs\.0\.gn\.(.+)", rf"encoder.neck.norms.{convs}.\1"),
-        (h + r"transformer\.level_embeds", r"encoder.level_embed"),
-        (h + r"transformer\.encoder\.layers\.(\d+)\.attentions\.0\.(.+)", r"encoder.layers.\1.self_attn.\2"),
-        (h + r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.+)", r"encoder.layers.\1.ffn.linear1.\2"),
-        (h + r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.+)", r"encoder.layers.\1.ffn.linear2.\2"),
-        (h + r"transformer\.encoder\.layers\.(\d+)\.norms\.0\.(.+)", r"encoder.layers.\1.norm1.\2"),
-        (h + r"transformer\.encoder\.layers\.(\d+)\.norms\.1\.(.+)", r"encoder.layers.\1.norm2.\2"),
-        (h + r"transformer\.decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.+)", r"decoder.stages.\1.self_attn.\2"),
-        (h + r"transformer\.decoder\.layers\.(\d+)\.attentions\.1\.(.+)", r"decoder.stages.\1.cross_attn.\2"),
-        (h + r"transformer\.decoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.+)", r"decoder.stages.\1.ffn.linear1.\2"),
-        (h + r"transformer\.decoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.+)", r"decoder.stages.\1.ffn.linear2.\2"),
+        (t + r"level_embeds", r"encoder.level_embed"),
+        (t + r"encoder\.layers\.(\d+)\.attentions\.0\.(.+)", r"encoder.layers.\1.self_attn.\2"),
+        (t + r"encoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.+)", r"encoder.layers.\1.ffn.linear1.\2"),
+        (t + r"encoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.+)", r"encoder.layers.\1.ffn.linear2.\2"),
+        (t + r"encoder\.layers\.(\d+)\.norms\.0\.(.+)", r"encoder.layers.\1.norm1.\2"),
+        (t + r"encoder\.layers\.(\d+)\.norms\.1\.(.+)", r"encoder.layers.\1.norm2.\2"),
+        (t + r"decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.+)", r"decoder.stages.\1.self_attn.\2"),
+        (t + r"decoder\.layers\.(\d+)\.attentions\.1\.(.+)", r"decoder.stages.\1.cross_attn.\2"),
+        (t + r"decoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.+)", r"decoder.stages.\1.ffn.linear1.\2"),
+        (t + r"decoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.+)", r"decoder.stages.\1.ffn.linear2.\2"),
         *[
-            (h + rf"transformer\.decoder\.layers\.(\d+)\.norms\.{theirs}\.(.+)", rf"decoder.stages.\1.norm{ours}.\2")
+            (t + rf"decoder\.layers\.(\d+)\.norms\.{theirs}\.(.+)", rf"decoder.stages.\1.norm{ours}.\2")
             for theirs, ours in norm_of.items()
         ],
+        (t + r"((?:reference_points|enc_output|enc_output_norm|pos_trans|pos_trans_norm)\..+)", r"query_generator.\1"),
+    ]  # fmt: skip
+
+
+def _channel_mapper(state_dict: StateDict, norm: str) -> Rules:
+    """mmdet's and detrex's neck; ``norm`` is what they call a level's norm."""
+    convs = indices(state_dict, r"neck\.convs\.(\d+)\.")
+    return [
+        (r"neck\.convs\.(\d+)\.conv\.(.+)", r"encoder.neck.convs.\1.\2"),
+        (rf"neck\.convs\.(\d+)\.{norm}\.(.+)", r"encoder.neck.norms.\1.\2"),
+        (r"neck\.extra_convs\.0\.conv\.(.+)", rf"encoder.neck.convs.{convs}.\1"),
+        (rf"neck\.extra_convs\.0\.{norm}\.(.+)", rf"encoder.neck.norms.{convs}.\1"),
+    ]
+
+
+def _mmdet_deformable_detr(state_dict: StateDict) -> Rules:
+    h = r"(?:bbox_head\.)?"
+    return [
+        *resnet_rules(r"backbone\."),
+        *_channel_mapper(state_dict, "gn"),
+        *_mmcv_deformable_transformer(h),
         (h + r"cls_branches\.(\d+)\.(.+)", r"decoder.stages.\1.class_embed.\2"),
         *[
             (h + rf"reg_branches\.(\d+)\.{2 * i}\.(.+)", rf"decoder.stages.\1.bbox_embed.layers.{i}.\2")
             for i in range(3)
         ],
         (h + r"query_embedding\.weight", r"query_generator.query_embed.weight"),
-        (h + r"transformer\.reference_points\.(.+)", r"query_generator.reference_points.\1"),
-    ]  # fmt: skip
+    ]
+
+
+def _detrex_deformable_detr(state_dict: StateDict) -> Rules:
+    stages = indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
+    return [
+        *DETECTRON2_RESNET,
+        *_channel_mapper(state_dict, "norm"),
+        (r"transformer\.decoder\.(class|bbox)_embed\..+", None),  # the heads a second time
+        *_mmcv_deformable_transformer(""),
+        (rf"(class|bbox)_embed\.{stages}\.(.+)", r"query_generator.\1_embed.\2"),
+        (r"(class|bbox)_embed\.(\d+)\.(.+)", r"decoder.stages.\2.\1_embed.\3"),
+        (r"query_embedding\.weight", r"query_generator.query_embed.weight"),
+    ]
 
 
 def _mmdet_adamixer(state_dict: StateDict) -> Rules:
@@ -119,6 +147,17 @@ LAYOUTS = (
         rules=_dab_deformable_detr,
     ),
     Layout(
+        name="h_deformable_detr",  # the two-stage form with learned content (mixed selection)
+        source="HDETR/H-Deformable-DETR",
+        signature=(
+            r"transformer\.level_embed",
+            r"transformer\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight",
+            r"transformer\.pos_trans\.weight",
+            r"query_embed\.weight",
+        ),
+        rules=_deformable_detr,
+    ),
+    Layout(
         name="deformable_detr",
         source="fundamentalvision/Deformable-DETR",
         signature=(
@@ -137,6 +176,29 @@ LAYOUTS = (
             r"(?:bbox_head\.)?cls_branches\.0\.weight",
         ),
         rules=_mmdet_deformable_detr,
+    ),
+    Layout(
+        name="detrex_h_deformable_detr",
+        source="IDEA-Research/detrex",
+        signature=(
+            r"transformer\.level_embeds",
+            r"transformer\.decoder\.layers\.0\.attentions\.1\.sampling_offsets\.weight",
+            r"transformer\.pos_trans\.weight",
+            r"query_embedding\.weight",
+            r"backbone\.stem\.conv1\.weight",
+        ),
+        rules=_detrex_deformable_detr,
+    ),
+    Layout(
+        name="detrex_deformable_detr",
+        source="IDEA-Research/detrex",
+        signature=(
+            r"transformer\.level_embeds",
+            r"transformer\.decoder\.layers\.0\.attentions\.1\.sampling_offsets\.weight",
+            r"class_embed\.0\.weight",
+            r"neck\.convs\.0\.norm\.weight",
+        ),
+        rules=_detrex_deformable_detr,
     ),
     Layout(
         name="mmdet_adamixer",

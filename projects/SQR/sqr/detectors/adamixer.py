@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, sine_encoding
+from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, QueryTable, sine_encoding
 from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
 
 POSITION_UNIT = (1000.0, 1000.0, 1.0, 1.0)
@@ -72,6 +72,13 @@ class PyramidEncoder(nn.Module):
             raise ValueError(
                 f"the neck made {len(levels)} levels, but strides={self.strides} names {len(self.strides)}"
             )
+        for x, stride in zip(levels, self.strides, strict=True):
+            expected = tuple(math.ceil(n / stride) for n in padding_mask.shape[1:])
+            if tuple(x.shape[2:]) != expected:
+                raise ValueError(
+                    f"a level is {tuple(x.shape[2:])} but stride {stride} makes {expected} of images of "
+                    f"{tuple(padding_mask.shape[1:])} pixels; strides={self.strides} must be the neck's"
+                )
         valid = ~padding_mask
         sizes = torch.stack((valid[:, 0].sum(-1), valid[:, :, 0].sum(-1)), dim=-1).float()
         shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in levels)
@@ -86,19 +93,28 @@ class FullImageQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
+        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
+        num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
 
-    def __init__(self, *, num_queries: int = 100, dim: int = 256):
+    def __init__(self, *, num_queries: int = 100, num_groups: int = 1, dim: int = 256, num_auxiliary: int = 0):
         super().__init__()
-        self.init_content = nn.Embedding(num_queries, dim)
-        self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(num_queries, 1))
+        self.num_queries = num_queries
+        self.init_content = QueryTable(
+            num_queries=num_queries, dim=dim, num_groups=num_groups, num_auxiliary=num_auxiliary
+        )
+        rows = len(self.init_content.weight)
+        self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(rows, 1))
 
     def forward(self, memory: PyramidMemory) -> InitialQueries:
-        content = F.layer_norm(self.init_content.weight, self.init_content.weight.shape[-1:])
-        boxes = self.init_boxes * memory.image_sizes.repeat(1, 2)[:, None, None]  # (B, 1, Q, 4)
-        content = content.expand(len(boxes), 1, -1, -1)
-        return InitialQueries(QueryState(content, box_to_xyzr(boxes)))
+        content = self.init_content()
+        groups, queries, dim = content.shape
+        content = F.layer_norm(content, (dim,))
+        boxes = self.init_boxes.unflatten(0, (self.init_content.num_groups, -1))[:groups, :queries]
+        boxes = boxes * memory.image_sizes.repeat(1, 2)[:, None, None]  # (B, G, Q, 4)
+        state = QueryState(content.expand(len(boxes), -1, -1, -1), box_to_xyzr(boxes))
+        return InitialQueries.split(state, self.num_queries)
 
 
 class AdaMixerStage(nn.Module):

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..boxes import refine_boxes
+from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.deformable_encoder import token_centres
@@ -32,12 +32,14 @@ class LearnedQueries(nn.Module):
         num_queries: ``Q``.
         num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
+        num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
 
-    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256):
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256, num_auxiliary: int = 0):
         super().__init__()
+        self.num_queries = num_queries
         self.query_embed = QueryTable(
-            num_queries=num_queries, dim=2 * dim, num_groups=num_groups
+            num_queries=num_queries, dim=2 * dim, num_groups=num_groups, num_auxiliary=num_auxiliary
         )  # [position | content], as published
         self.reference_points = nn.Linear(dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
@@ -49,7 +51,8 @@ class LearnedQueries(nn.Module):
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
         shape = (len(memory.tokens), -1, -1, -1)
         extras = {"position": position.expand(shape)}
-        return InitialQueries(QueryState(content.expand(shape), reference.expand(shape), extras))
+        state = QueryState(content.expand(shape), reference.expand(shape), extras)
+        return InitialQueries.split(state, self.num_queries)
 
 
 class ProposalQueries(nn.Module):
@@ -62,11 +65,25 @@ class ProposalQueries(nn.Module):
         num_queries: ``Q``, proposals kept an image.
         num_classes: ``K``.
         dim: ``C``, a multiple of 8.
+        num_auxiliary: next best proposals, in training only, that are matched with repeated objects (hybrid matching).
+        mixed_selection: the content of the i-th best proposal is learned, only its position comes from the proposal
+            (Zhang et al., "DINO", ICLR 2023; used by H-DETR).
     """
 
-    def __init__(self, *, num_queries: int = 300, num_classes: int, dim: int = 256):
+    def __init__(
+        self,
+        *,
+        num_queries: int = 300,
+        num_classes: int,
+        dim: int = 256,
+        num_auxiliary: int = 0,
+        mixed_selection: bool = False,
+    ):
         super().__init__()
-        self.num_queries = num_queries
+        self.num_queries, self.num_auxiliary = num_queries, num_auxiliary
+        self.query_embed = (
+            QueryTable(num_queries=num_queries, dim=dim, num_auxiliary=num_auxiliary) if mixed_selection else None
+        )
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
         self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
@@ -77,23 +94,27 @@ class ProposalQueries(nn.Module):
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
         num_tokens = memory.tokens.shape[1]
-        if num_tokens < self.num_queries:
+        num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
+        if num_tokens < num_queries:
             raise ValueError(
-                f"{self.num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
-                "lower num_queries or use larger images"
+                f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
+                "lower num_queries or num_auxiliary, or use larger images"
             )
         anchors, invalid = token_anchors(memory)
         tokens = memory.tokens.masked_fill(invalid, 0)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.class_embed(tokens)  # (B, N, K)
         raw_boxes = self.bbox_embed(tokens) + anchors
-        best = logits[..., 0].topk(self.num_queries, dim=1).indices
+        best = logits[..., 0].topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
         embedding = sine_encoding(reference * (2 * math.pi), dim=tokens.shape[-1] // 2).flatten(-2)
         position, content = self.pos_trans_norm(self.pos_trans(embedding)).chunk(2, dim=-1)
+        if self.query_embed is not None:
+            content = self.query_embed().expand_as(content)
         state = QueryState(content[:, None], reference[:, None], {"position": position[:, None]})
-        return InitialQueries(state, StagePrediction(logits[:, None], raw_boxes.sigmoid()[:, None]))
+        proposals = StagePrediction(logits[:, None], raw_boxes.sigmoid()[:, None])
+        return InitialQueries.split(state, self.num_queries, proposals)
 
 
 def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
@@ -120,6 +141,8 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         class_embed: ``C -> K`` head; the plain form shares one over all stages.
         bbox_embed: ``C -> 4`` head, likewise.
         refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays.
+        look_forward_twice: with ``refine``, do not detach that box where the next stage's box is predicted from it, so
+            that a box's loss also reaches the stage before (Zhang et al., "DINO", ICLR 2023, section 3.5).
     """
 
     def __init__(
@@ -128,6 +151,7 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         class_embed: nn.Module,
         bbox_embed: nn.Module,
         refine: bool = False,
+        look_forward_twice: bool = False,
         dim: int = 256,
         num_heads: int = 8,
         num_levels: int = 4,
@@ -143,14 +167,23 @@ class DeformableDecoderStage(DeformableDecoderLayer):
             ffn_dim=ffn_dim,
             dropout=dropout,
         )
-        self.refine = refine
+        self.refine, self.look_forward_twice = refine, look_forward_twice
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
     def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
-        x = self.attend(state.content, state.extras["position"], state.reference, memory)
-        boxes = refine_boxes(self.bbox_embed(x).float(), state.reference)
-        reference = boxes.detach() if self.refine else state.reference
+        anchor = state.reference
+        if self.look_forward_twice:  # boxes arrive attached to the stage before; points are the generator's own
+            anchor = torch.where(is_point(anchor), anchor, anchor.detach())
+        x = self.attend(state.content, state.extras["position"], anchor, memory)
+        delta = self.bbox_embed(x).float()
+        boxes = refine_boxes(delta, state.reference)
+        if not self.refine:
+            reference = state.reference
+        elif self.look_forward_twice:
+            reference = refine_boxes(delta, anchor)
+        else:
+            reference = boxes.detach()
         return QueryState(x, reference, state.extras), StagePrediction(self.class_embed(x), boxes)
 
 
@@ -160,6 +193,7 @@ def deformable_stages(
     num_classes: int,
     refine: bool = False,
     two_stage: bool = False,
+    look_forward_twice: bool = False,
     dim: int = 256,
     num_heads: int = 8,
     num_levels: int = 4,
@@ -173,8 +207,9 @@ def deformable_stages(
     from a point starts small (size bias -2: ``sigmoid(-2) = 0.12`` of the image); one predicted from a proposal
     (``two_stage``) starts at the proposal.
     """
-    if two_stage and not refine:
-        raise ValueError("two_stage=True needs refine=True: proposals are boxes, and the plain form refines none")
+    for name, value in (("two_stage", two_stage), ("look_forward_twice", look_forward_twice)):
+        if value and not refine:
+            raise ValueError(f"{name}=True needs refine=True: the plain form refines no boxes")
     heads = make_heads(num_classes=num_classes, dim=dim)
     if not two_stage:
         nn.init.constant_(heads[1].layers[-1].bias[2:], -2.0)
@@ -187,6 +222,7 @@ def deformable_stages(
                 class_embed=heads[0],
                 bbox_embed=heads[1],
                 refine=refine,
+                look_forward_twice=look_forward_twice,
                 dim=dim,
                 num_heads=num_heads,
                 num_levels=num_levels,

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if run is not None:
             return run(argv[1:])
-        args = _analysis_parser().parse_args(argv)
+        args = _analysis_parser().parse_intermixed_args(argv)
         if bool(args.config_file) == bool(args.from_predictions):
             raise ValueError("give either --config-file (to run a model) or --from-predictions")
         return run_config(args) if args.config_file else run_predictions(args)
@@ -224,11 +224,19 @@ def _analysis_parser() -> argparse.ArgumentParser:
         description="Stage-wise analysis of a query-based detector. Other commands: compare, benchmark.",
     )
     parser.add_argument("--config-file", default="", help="a config file or a name of the model zoo")
-    parser.add_argument("--from-predictions", nargs="+", default=[], metavar="PATH",
-                        help="a directory of predictions, or COCO result files, one a stage, first stage first")  # fmt: skip
+    parser.add_argument(
+        "--from-predictions",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="a directory of predictions, or COCO result files, one a stage, first stage first",
+    )
     parser.add_argument("--name", help="what to call the model in tables and the report")
-    parser.add_argument("--clip-boxes", action="store_true",
-                        help="clip boxes to the image before the rates, as the released code does for Deformable DETR")  # fmt: skip
+    parser.add_argument(
+        "--clip-boxes",
+        action="store_true",
+        help="clip boxes to the image before the rates, as the released code does for Deformable DETR",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)

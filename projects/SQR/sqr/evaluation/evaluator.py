@@ -124,11 +124,12 @@ class StageEvaluator(DatasetEvaluator):
         self._written = 0
         self._shards = 0
         directory = self._prediction_dir
-        if directory is not None:
-            for old in directory.glob(f"part-{comm.get_rank()}-*.npz") if directory.exists() else ():
+        if directory is not None and (comm.is_main_process() or not self._distributed):
+            for old in directory.glob("part-*.npz") if directory.exists() else ():
                 old.unlink()
-            if comm.is_main_process():
-                write_meta(directory, self._meta())
+            write_meta(directory, self._meta())
+        if self._distributed:
+            comm.synchronize()  # no rank writes before the old files are gone
 
     def process(self, inputs: Sequence[Mapping], outputs: Sequence[Mapping]) -> None:
         for one, out in zip(inputs, outputs, strict=True):

@@ -149,10 +149,8 @@ def draw_rates(analyses: Mapping[str, StageAnalysis]):
 def draw_hits_by_stage(analyses: Mapping[str, StageAnalysis]):
     """Share (%) of last-stage true (false) positives for which each earlier stage was better."""
     figure, axes = _subplots(2)
-    for axis, (title, kind) in zip(
-        axes, (("true positives: earlier was better (%)", "true"), ("false positives: earlier was better (%)", "false")),
-        strict=True,
-    ):  # fmt: skip
+    titles = (("true positives: earlier was better (%)", "true"), ("false positives: earlier was better (%)", "false"))
+    for axis, (title, kind) in zip(axes, titles, strict=True):
         for (name, analysis), style in zip(analyses.items(), _STYLES, strict=False):
             for errors, filled in zip(analysis.errors, ("full", "none", "none"), strict=False):
                 cases = getattr(errors, kind)
@@ -203,7 +201,8 @@ def draw_trajectories(analyses: Mapping[str, StageAnalysis]):
             axis.set_ylim(0, 1)
             axis.set_title(name, loc="left")
             _stages_axis(axis, analysis.predictions.num_stages)
-        axes[2 * n].legend(loc="lower right")
+        if len(bad):
+            axes[2 * n].legend(loc="lower right")
     return figure
 
 

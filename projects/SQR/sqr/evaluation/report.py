@@ -80,7 +80,7 @@ def write_report(
 
 
 def per_image_counts(analyses: Mapping[str, StageAnalysis]) -> dict:
-    """File names, objects, and for every model true positives, faded, false positives, exacerbated, at the first IoU."""
+    """File names, objects, and every model's true and false positives, how many of them bad, at the first IoU."""
     gt = next(iter(analyses.values())).gt
     count = len(gt.image_ids)
     models = []
@@ -103,8 +103,8 @@ def build_gallery(analyses: Mapping[str, StageAnalysis], *, image_root: str | Pa
     """The worst cases of every model at the first IoU, and the images that they are in.
 
     Returns:
-        ``iou``; ``cases``, worst first within each kind, each with the ``stages`` of its query and, with two models, those of the
-        other model's query at the same place; ``images``.
+        ``iou``; ``cases``, worst first within each kind, each with the ``stages`` of its query and, with two models,
+        those of the other model's query at the same place; ``images``.
     """
     models = list(analyses.values())
     if not all(a.errors for a in models):

@@ -55,11 +55,13 @@ def draw_stage_strip(
     ratio = (bottom - top) / (right - left)
     width = 2.1
     with matplotlib.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(width * num_stages, width * ratio + 0.9), layout="constrained", dpi=150)
+        height = width * ratio + 0.8 + 0.14 * len(tracks) + (0.35 if title else 0.0)
+        figure = Figure(figsize=(width * num_stages, height), layout="constrained", dpi=150)
         axes = np.atleast_1d(figure.subplots(1, num_stages))
         for s, axis in enumerate(axes):
             axis.imshow(image)
             for box in () if objects is None else objects:
+                _rectangle(axis, box, "black", "-", 2.0, alpha=0.5)
                 _rectangle(axis, box, "white", "-", 1.0)
             for number, track in enumerate(tracks, start=1):
                 _draw_query(axis, track, s, number)

@@ -1,6 +1,7 @@
 """Operators of the detectors: multi-scale deformable attention and AdaMixer's adaptive sampling.
 
-Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what there is), pure PyTorch elsewhere.
+Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what there is), pure PyTorch
+elsewhere.
 """
 
 from .functional import adaptive_sample, ms_deform_attn, use_reference

@@ -1,7 +1,7 @@
 """Loads the compiled operators and tells PyTorch what it has to know of them beyond their kernels.
 
-The extension is a plain shared library: loading it registers the schemas and kernels of ``torch.ops.sqr.*``. Here
-they get fake kernels (for ``torch.compile`` and ``torch.export``), autograd and autocast.
+The extension is a plain shared library: loading it registers the schemas and kernels of ``torch.ops.sqr.*``.
+Here they get fake kernels (for ``torch.compile`` and ``torch.export``), autograd and autocast.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def _register_pair(name: str, backward_op, fake, num_constants: int) -> None:
 
     def refuse(ctx, *grads):
         raise RuntimeError(
-            f"{name} has no second derivative. Use sqr.ops.use_reference() around the forward pass where one is "
-            "needed, or create_graph=False."
+            f"{name} has no second derivative. Use sqr.ops.use_reference() around the forward pass where one "
+            "is needed, or create_graph=False."
         )
 
     torch.library.register_fake(name, fake)
@@ -137,8 +137,8 @@ def _alert_not_deterministic(name: str) -> None:
         warnings.warn(message, stacklevel=2)
     else:
         raise RuntimeError(
-            f"{message} torch.use_deterministic_algorithms(True) forbids that; allow it with warn_only=True, or use "
-            "sqr.ops.use_reference()."
+            f"{message} torch.use_deterministic_algorithms(True) forbids that; allow it with warn_only=True, "
+            "or use sqr.ops.use_reference()."
         )
 
 

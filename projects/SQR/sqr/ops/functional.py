@@ -1,4 +1,4 @@
-"""The operators as detectors call them: checked inputs, compiled kernels where there are any, else the reference."""
+"""The operators as detectors call them: checked, and compiled where possible."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def ms_deform_attn(
     """Multi-scale deformable attention (Zhu et al., "Deformable DETR", ICLR 2021, equation 3).
 
     Args:
-        value: ``(B, N, H, D)``, the levels' tokens one after another, ``N = sum(h * w)``; float16, bfloat16, float32
-            or float64. Sums are taken in float32 (float64 for float64) and returned in value's dtype.
+        value: ``(B, N, H, D)``, the levels' tokens one after another, ``N = sum(h * w)``; float16, bfloat16,
+            float32 or float64. Sums are taken in float32 (float64 for float64) and returned in value's dtype.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         sampling_locations: ``(B, Q, H, L, P, 2)`` as (x, y), where (0, 0) is the top left corner of a level's
-            first pixel and (1, 1) the bottom right corner of its last. Outside of it values are zero. A location that
-            is not finite counts as outside: it adds nothing and its gradient is zero. Any floating dtype; better
-            float32, since the offsets of 16 bits are coarser than a pixel.
+            first pixel and (1, 1) the bottom right corner of its last. Outside of it values are zero. A
+            location that is not finite counts as outside: it adds nothing and its gradient is zero. Any
+            floating dtype; better float32, since the offsets of 16 bits are coarser than a pixel.
         attention_weights: ``(B, Q, H, L, P)``, any floating dtype.
 
     Returns:
-        ``(B, Q, H * D)``: for each query and head the weighted sum of the bilinear samples of all levels and points.
+        ``(B, Q, H * D)``: for each query and head the weighted sum of the bilinear samples of all levels and
+        points.
 
     Raises:
         ValueError: sizes or devices do not fit together; the message names them.
@@ -52,13 +53,13 @@ def ms_deform_attn(
     shape = sampling_locations.shape
     if len(shape) != 6 or shape[0] != b or (shape[2], shape[3], shape[5]) != (h, levels, 2) or shape[4] == 0:
         raise ValueError(
-            f"sampling_locations must be (B={b}, Q, H={h}, L={levels}, P, 2) for value {tuple(value.shape)} and "
-            f"{levels} levels, but is {tuple(shape)}"
+            f"sampling_locations must be (B={b}, Q, H={h}, L={levels}, P, 2) for value {tuple(value.shape)} "
+            f"and {levels} levels, but is {tuple(shape)}"
         )
     if attention_weights.shape != shape[:-1]:
         raise ValueError(
-            f"attention_weights must be {tuple(shape[:-1])}, as sampling_locations without its last axis, but is "
-            f"{tuple(attention_weights.shape)}"
+            f"attention_weights must be {tuple(shape[:-1])}, as sampling_locations without its last axis, "
+            f"but is {tuple(attention_weights.shape)}"
         )
     flat = [size for level in spatial_shapes for size in level]
     return _run(
@@ -79,10 +80,11 @@ def adaptive_sample(
 ) -> Tensor:
     """AdaMixer's adaptive sampling of a feature pyramid (Gao et al., CVPR 2022, section 3.2).
 
-    Every point is read bilinearly from every level of its group's channels, and the levels are added with the point's
-    own weights, AdaMixer's softmax over the distances of the point's z to the levels' ``log2(stride)``; that softmax
-    is left to the caller. The position in a level is ``point / stride - 0.5`` in pixels whose centres are whole
-    numbers, which is what ``grid_sample`` gives for ``2 * point / (size * stride) - 1`` without aligned corners.
+    Every point is read bilinearly from every level of its group's channels, and the levels are added with the
+    point's own weights, AdaMixer's softmax over the distances of the point's z to the levels'
+    ``log2(stride)``; that softmax is left to the caller. The position in a level is ``point / stride - 0.5``
+    in pixels whose centres are whole numbers, which is what ``grid_sample`` gives for a grid of
+    ``2 * point / (size * stride) - 1`` without aligned corners.
 
     A pyramid of ``(B, C, h, w)`` maps becomes ``value`` once an image, for all stages and groups of queries::
 
@@ -91,14 +93,14 @@ def adaptive_sample(
         sampled = adaptive_sample(value, [f.shape[-2:] for f in features], strides, points, level_weights)
 
     Args:
-        value: ``(B, N, G, D)``, the levels' pixels one after another, ``N = sum(h * w)``, ``D`` channels of each of
-            the ``G`` sampling groups; float16, bfloat16, float32 or float64. Sums are taken in float32 (float64 for
-            float64) and returned in value's dtype.
+        value: ``(B, N, G, D)``, the levels' pixels one after another, ``N = sum(h * w)``, ``D`` channels of
+            each of the ``G`` sampling groups; float16, bfloat16, float32 or float64. Sums are taken in
+            float32 (float64 for float64) and returned in value's dtype.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         strides: of each level, in pixels of the padded input image, on the host.
-        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image, where (0, 0) is the top left corner
-            of its first pixel. Outside of a level values are zero. A point that is not finite counts as outside: it
-            adds nothing and its gradient is zero. Any floating dtype; better float32.
+        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image, where (0, 0) is the top
+            left corner of its first pixel. Outside of a level values are zero. A point that is not finite
+            counts as outside: it adds nothing and its gradient is zero. Any floating dtype; better float32.
         level_weights: ``(B, Q, G, P, L)``, any floating dtype.
 
     Returns:
@@ -124,8 +126,8 @@ def adaptive_sample(
         )
     if level_weights.shape != (*shape[:-1], levels):
         raise ValueError(
-            f"level_weights must be {(*shape[:-1], levels)} for points {tuple(shape)} and {levels} levels, but is "
-            f"{tuple(level_weights.shape)}"
+            f"level_weights must be {(*shape[:-1], levels)} for points {tuple(shape)} and {levels} levels, "
+            f"but is {tuple(level_weights.shape)}"
         )
     flat = [size for level in spatial_shapes for size in level]
     steps = [float(s) for s in strides]
@@ -140,7 +142,7 @@ def adaptive_sample(
 
 @contextlib.contextmanager
 def use_reference() -> Iterator[None]:
-    """Run the PyTorch references inside of this context: for second derivatives, export to ONNX and comparisons."""
+    """Run the PyTorch references inside of this context: for second derivatives, ONNX and comparisons."""
     global _reference_only
     before, _reference_only = _reference_only, True
     try:

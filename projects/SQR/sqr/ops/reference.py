@@ -1,4 +1,4 @@
-"""Pure-PyTorch references of the operators: what tests compare with, and what runs where nothing was compiled."""
+"""Pure-PyTorch references of the operators: for tests, and for where nothing was compiled."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ def ms_deform_attn_reference(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Multi-scale deformable attention (Zhu et al., "Deformable DETR", ICLR 2021, equation 3), by ``grid_sample``.
+    """Multi-scale deformable attention (Zhu et al., "Deformable DETR", ICLR 2021), by ``grid_sample``.
 
     Args:
         value: ``(B, N, H, D)``, the levels' tokens one after another, ``N = sum(h * w)``.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         sampling_locations: ``(B, Q, H, L, P, 2)`` as (x, y), where (0, 0) is the top left corner of a level's
-            first pixel and (1, 1) the bottom right corner of its last; outside of it values are zero, and a location
-            that is not finite counts as outside.
+            first pixel and (1, 1) the bottom right corner of its last; outside of it values are zero, and a
+            location that is not finite counts as outside.
         attention_weights: ``(B, Q, H, L, P)``.
 
     Returns:
-        ``(B, Q, H * D)``: for each query and head the weighted sum of the bilinear samples of all levels and points.
+        ``(B, Q, H * D)``: for each query and head the weighted sum of the bilinear samples of all levels and
+        points.
     """
     b, _, h, d = value.shape
     q, num_levels, p = sampling_locations.shape[1], len(spatial_shapes), sampling_locations.shape[4]
@@ -58,8 +59,8 @@ def adaptive_sample_reference(
         value: ``(B, N, G, D)``, the levels' pixels one after another, ``N = sum(h * w)``.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         strides: of each level, in pixels of the padded input image.
-        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image; outside of a level values are
-            zero, and a point that is not finite counts as outside.
+        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image; outside of a level values
+            are zero, and a point that is not finite counts as outside.
         level_weights: ``(B, Q, G, P, L)``.
 
     Returns:

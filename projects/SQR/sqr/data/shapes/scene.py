@@ -41,19 +41,19 @@ class SceneSettings:
 
     longest_side: int = 128
     min_aspect: float = 0.6
-    max_objects: int = 10
-    mean_objects: float = 4.6
+    max_objects: int = 8
+    mean_objects: float = 4.0
     empty_share: float = 0.06
-    min_size: float = 12.0
-    max_size: float = 100.0
+    min_size: float = 18.0
+    max_size: float = 96.0
     min_figure_aspect: float = 0.65
     min_visible: float = 0.3
     min_box_side: float = 4.0
-    min_contrast: float = 40.0
-    background_contrast: float = 45.0
-    clutter_contrast: float = 70.0
-    fill_contrast: float = 80.0
-    noise: float = 6.0
+    min_contrast: float = 60.0
+    background_contrast: float = 30.0
+    clutter_contrast: float = 45.0
+    fill_contrast: float = 55.0
+    noise: float = 4.0
 
 
 @dataclass

@@ -5,6 +5,7 @@
   const byId = (id) => document.getElementById(id);
   const two = models.length === 2;
   const fixed = (x, n = 1) => (x === null || x === undefined ? "–" : x.toFixed(n));
+  const percent = (x, n) => (x === null ? "–" : `${x.toFixed(n)}\u00a0%`);
   const words = {
     true: "true positive", faded: "true positive that faded", false: "false positive",
     exacerbated: "false positive that was exacerbated", ignored: "on a crowd region", absent: "no prediction",
@@ -61,9 +62,9 @@
       if (!models.every((m) => m.rates[r])) return;
       for (const [key, title] of [["fading", "TP fading"], ["exacerbation", "FP exacerbation"]]) {
         const parts = models.map((m) => m.rates[r][key]);
-        const marginal = parts.map((p) => (p.marginal["0.05"] === undefined ? null : fixed(p.marginal["0.05"], 0) + " %"));
+        const marginal = parts.map((p) => (p.marginal["0.05"] === undefined ? null : percent(p.marginal["0.05"], 0)));
         const note = marginal[0] === null ? "" : `marginal (< 0.05): ${marginal.join(" / ")}`;
-        cards.push(card(`${title}, IoU ${rate.iou}`, parts.map((p) => fixed(p.rate) + " %"), note));
+        cards.push(card(`${title}, IoU ${rate.iou}`, parts.map((p) => percent(p.rate, 1)), note));
       }
     });
     fill(byId("cards"), ...cards);
@@ -318,8 +319,8 @@
     const now = stages[Math.min(stage, stages.length - 1)];
     const unit = view[2] / 400;
     const svg = pictured(image, view, `${title}: ${sentence(now)}`);
-    for (const object of image.objects) svg.append(outline(object, "ground", unit));
-    if (item.object) svg.append(outline(item.object, "ground", 2.5 * unit));
+    for (const object of image.objects) svg.append(outline(object, "shade", 2.2 * unit), outline(object, "ground", unit));
+    if (item.object) svg.append(outline(item.object, "shade", 4 * unit), outline(item.object, "ground", 2.5 * unit));
     if (now.verdict !== "absent") {
       const dash = dashes[now.verdict].split(" ").filter(Boolean).map((d) => d * unit).join(" ");
       svg.append(outline(now.box, "halo", 6 * unit),
@@ -336,7 +337,7 @@
     const item = visible[current], image = gallery.images[item.image];
     const count = Math.max(item.stages.length, (item.other || []).length);
     stage = Math.min(Math.max(stage, 0), count - 1);
-    const view = surroundings(item, image, 4 / 3);
+    const view = byId("whole-image").checked ? [0, 0, image.width, image.height] : surroundings(item, image, 4 / 3);
     const panes = [pane(names[item.model], item.stages, item, image, view)];
     if (two) {
       const title = names[1 - item.model];
@@ -431,6 +432,7 @@
     const go = (by) => { const n = current + by; if (n >= 0 && n < visible.length) showCase(n); };
     byId("stage-previous").addEventListener("click", () => step(-1));
     byId("stage-next").addEventListener("click", () => step(1));
+    byId("whole-image").addEventListener("change", showStage);
     byId("case-previous").addEventListener("click", () => go(-1));
     byId("case-next").addEventListener("click", () => go(1));
     byId("viewer").addEventListener("keydown", (event) => {
