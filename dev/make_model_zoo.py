@@ -31,7 +31,8 @@ Every row is a config in `configs/`, and a name for `--config-file` and `sqr.mod
 PUBLISHED = """## Published figures
 
 AP on COCO val2017 in percent, **as others report it for their code**; nothing in this section was measured here. The
-recipes follow those publications. Published weights load as they are: `train.init_checkpoint=FILE`.
+recipes follow those publications. Published weights load as they are, `train.init_checkpoint=FILE`; their layouts are
+tested against the parameter lists of the official code, not against downloaded files.
 """
 MEASURED = """## Measured with this code
 """

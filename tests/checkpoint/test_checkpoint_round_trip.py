@@ -61,6 +61,35 @@ def test_round_trip(name):
         assert back[key].dtype == value.dtype
 
 
+def test_detrex_names_of_detr():
+    """No figures of it are here, so the names are spelt out, as detrex's modules make them."""
+    ours, _ = convert(published("detr_r50"))
+    theirs = convert_back(ours, "detrex_detr")
+    assert len(theirs) == 458
+    layer = {
+        *(f"attentions.{i}.attn.{name}" for i in (0, 1) for name in ("in_proj_weight", "in_proj_bias")),
+        *(f"attentions.{i}.attn.out_proj.{name}" for i in (0, 1) for name in ("weight", "bias")),
+        *(f"ffns.0.layers.{i}.{name}" for i in ("0.0", "1") for name in ("weight", "bias")),
+        *(f"norms.{i}.{name}" for i in (0, 1, 2) for name in ("weight", "bias")),
+    }
+    prefix = "transformer.decoder.layers.5."
+    assert {key.removeprefix(prefix) for key in theirs if key.startswith(prefix)} == layer
+    prefix = "transformer.encoder.layers.0."
+    encoder = {name for name in layer if not name.startswith(("attentions.1", "norms.2"))}
+    assert {key.removeprefix(prefix) for key in theirs if key.startswith(prefix)} == encoder
+    rest = {
+        key for key in theirs if not key.startswith(("transformer.encoder.", "backbone.")) and ".layers." not in key
+    }
+    assert rest == {
+        *(f"transformer.decoder.post_norm_layer.{name}" for name in ("weight", "bias")),
+        *(f"{module}.{name}" for module in ("class_embed", "input_proj") for name in ("weight", "bias")),
+        "query_embed.weight",
+    }
+    again, report = convert(theirs | {"criterion.empty_weight": torch.zeros(81)})
+    assert report.layout == "detrex_detr" and report.dropped == ["criterion.empty_weight"]
+    assert again.keys() == ours.keys() and all(torch.equal(v, ours[k]) for k, v in again.items())
+
+
 def test_depth_is_the_models_own():
     """Three stages, two of them dropped from the published six, keep their layout's conventions."""
     theirs = {
@@ -106,6 +135,13 @@ def test_unknown_file_names_the_nearest_layout_and_what_does_not_fit():
     text = str(caught.value)
     assert "the nearest is dab_detr (IDEA-Research/DAB-DETR), but there is no refpoint_embed.weight" in text
     assert "1 of the 590 keys do not belong to it: extra.weight" in text
+
+
+def test_missing_keys_are_names_and_not_patterns():
+    state = published("sqr_adamixer_r50")
+    del state["rpn_head.init_content_features.weight"]
+    with pytest.raises(ValueError, match=r"there is no rpn_head\.init_content_features\.weight$"):
+        convert(state)
 
 
 def test_a_recognised_file_with_foreign_keys_is_an_error():

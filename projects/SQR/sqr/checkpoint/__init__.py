@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .conversion import ConversionReport, Layout, StateDict, rename, unknown_keys
 from .inversion import restore
 from .layouts import LAYOUTS
@@ -31,10 +33,8 @@ def detect_layout(state_dict: StateDict) -> str:
 def _no_layout(state_dict: StateDict, missing: dict[str, list[str]]) -> str:
     """What to say of keys that no layout fits: the nearest one, what it lacks, the first keys that are not its own."""
     strangers = {layout.name: unknown_keys(state_dict, layout) for layout in LAYOUTS}
-    nearest = min(
-        LAYOUTS, key=lambda c: (len(missing[c.name]) / len(c.signature), len(strangers[c.name])),
-    )  # fmt: skip
-    expected = ", ".join(pattern.replace("\\", "") for pattern in missing[nearest.name])
+    nearest = min(LAYOUTS, key=lambda c: (len(missing[c.name]) / len(c.signature), len(strangers[c.name])))
+    expected = ", ".join(re.sub(r"\\|\(\?:|\)\?", "", pattern) for pattern in missing[nearest.name])
     text = f"unknown checkpoint layout: the nearest is {nearest.name} ({nearest.source}), but there is no {expected}"
     unknown = strangers[nearest.name]
     if unknown:

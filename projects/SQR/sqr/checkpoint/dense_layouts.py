@@ -97,6 +97,19 @@ def _detrex_transformer_rules() -> Rules:
     return rules
 
 
+def _detrex_detr(state_dict: StateDict) -> Rules:
+    stages = num_stages(state_dict)
+    return [
+        (r"transformer\.decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.+)", r"decoder.stages.\1.self_attn.\2"),
+        (r"transformer\.decoder\.layers\.(\d+)\.attentions\.1\.attn\.(.+)", r"decoder.stages.\1.cross_attn.\2"),
+        *_detrex_transformer_rules(),
+        (r"transformer\.decoder\.post_norm_layer\.(.+)", every_stage(stages, r"norm.\1")),
+        (r"((?:class|bbox)_embed)\.(.+)", every_stage(stages, r"\1.\2")),
+        (r"(query_embed\.weight)", r"query_generator.\1"),
+        (r"criterion\..+", None),  # the loss's class weights
+    ]
+
+
 def _detrex_dab_detr(state_dict: StateDict) -> Rules:
     shared = _dab_shared_rules(num_stages(state_dict), norm="post_norm_layer", anchors="anchor_box_embed")
     return [*_detrex_transformer_rules(), *shared]
@@ -138,6 +151,17 @@ DENSE_LAYOUTS = (
         ),
         rules=_dab_detr,
         copies=lambda state_dict: [_HEADS_TWICE],
+    ),
+    Layout(
+        name="detrex_detr",
+        source="IDEA-Research/detrex, DETR",
+        signature=(
+            r"transformer\.decoder\.layers\.0\.attentions\.1\.attn\.in_proj_weight",
+            r"class_embed\.weight",
+            r"query_embed\.weight",
+            r"backbone\.stem\.conv1\.weight",
+        ),
+        rules=_detrex_detr,
     ),
     Layout(
         name="detrex_dab_detr",
