@@ -13,9 +13,7 @@ BENCHMARKS = {"ops": "the operators against their references and the machine's l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="benchmark", required=True)
     modules = {}
     for name, text in BENCHMARKS.items():

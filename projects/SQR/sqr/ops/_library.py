@@ -36,9 +36,7 @@ class Library:
 
     @property
     def has_cuda(self) -> bool:
-        return self.path is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
-            "sqr::ms_deform_attn", "CUDA"
-        )
+        return self.path is not None and torch._C._dispatch_has_kernel_for_dispatch_key("sqr::ms_deform_attn", "CUDA")
 
     def instruction_set(self) -> str:
         """The instruction set of the CPU kernels in use."""
@@ -90,9 +88,7 @@ def register(namespace: str) -> None:
     _register_pair(
         f"{namespace}::adaptive_sample",
         operators.adaptive_sample_backward.default,
-        fake=lambda value, shapes, strides, points, weights: value.new_empty(
-            (*points.shape[:4], value.shape[3])
-        ),
+        fake=lambda value, shapes, strides, points, weights: value.new_empty((*points.shape[:4], value.shape[3])),
         num_constants=2,
     )
 

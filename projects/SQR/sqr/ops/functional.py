@@ -116,9 +116,7 @@ def adaptive_sample(
     b, _, g, _ = value.shape
     levels = len(spatial_shapes)
     if len(strides) != levels or not all(s > 0 for s in strides):
-        raise ValueError(
-            f"strides must be {levels} positive numbers, one for each level, but are {list(strides)}"
-        )
+        raise ValueError(f"strides must be {levels} positive numbers, one for each level, but are {list(strides)}")
     shape = points.shape
     if len(shape) != 5 or shape[0] != b or (shape[2], shape[4]) != (g, 2) or shape[3] == 0:
         raise ValueError(
@@ -151,9 +149,7 @@ def use_reference() -> Iterator[None]:
         _reference_only = before
 
 
-def _run(
-    value: Tensor, compiled: Callable, reference: Callable, locations: Tensor, weights: Tensor
-) -> Tensor:
+def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tensor, weights: Tensor) -> Tensor:
     dtype = _library.accumulation_dtype(value)
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):
@@ -180,9 +176,7 @@ def _takes_compiled(value: Tensor) -> bool:
     return False
 
 
-def _check_value(
-    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> None:
+def _check_value(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
     if value.dim() != 4:
         raise ValueError(f"value must be (batch, tokens, heads, channels), but is {tuple(value.shape)}")
     for name, tensor in (("value", value), ("locations", locations), ("weights", weights)):
@@ -191,9 +185,7 @@ def _check_value(
         if tensor.device != value.device:
             raise ValueError(f"{name} is on {tensor.device}, but value on {value.device}")
     if len(spatial_shapes) == 0 or any(len(level) != 2 for level in spatial_shapes):
-        raise ValueError(
-            f"spatial_shapes must be one (height, width) for each level, but is {spatial_shapes}"
-        )
+        raise ValueError(f"spatial_shapes must be one (height, width) for each level, but is {spatial_shapes}")
     tokens = sum(height * width for height, width in spatial_shapes)
     if tokens != value.shape[1]:
         raise ValueError(

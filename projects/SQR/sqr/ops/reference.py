@@ -38,9 +38,7 @@ def ms_deform_attn_reference(
     ):
         height, width = spatial_shapes[len(sampled)]
         image = tokens.permute(0, 2, 3, 1).reshape(b * h, d, height, width)
-        sampled.append(
-            F.grid_sample(image, level, mode="bilinear", padding_mode="zeros", align_corners=False)
-        )
+        sampled.append(F.grid_sample(image, level, mode="bilinear", padding_mode="zeros", align_corners=False))
     weights = attention_weights.transpose(1, 2).reshape(b * h, 1, q, num_levels * p)
     out = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (B*H, D, Q)
     return out.view(b, h * d, q).transpose(1, 2)
@@ -72,14 +70,10 @@ def adaptive_sample_reference(
     weights = level_weights.permute(4, 0, 2, 1, 3).reshape(len(strides), b * g, 1, q, p)
     out = value.new_zeros(b * g, d, q, p)
     tokens_of_levels = value.split([height * width for height, width in spatial_shapes], dim=1)
-    for tokens, (height, width), stride, weight in zip(
-        tokens_of_levels, spatial_shapes, strides, weights, strict=True
-    ):
+    for tokens, (height, width), stride, weight in zip(tokens_of_levels, spatial_shapes, strides, weights, strict=True):
         image = tokens.permute(0, 2, 3, 1).reshape(b * g, d, height, width)
         grid = _finite(points * points.new_tensor([2 / (width * stride), 2 / (height * stride)]) - 1)
-        out = out + weight * F.grid_sample(
-            image, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )
+        out = out + weight * F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return out.view(b, g, d, q, p).permute(0, 3, 1, 4, 2).contiguous()
 
 

@@ -130,9 +130,7 @@ def make_arguments(
             centres = torch.cat(grids)[None, :, None, None, None].expand(batch, -1, 1, 1, 1, 2)
         angles = torch.arange(heads) * (2 * math.pi / heads)
         ring = torch.stack((angles.cos(), angles.sin()), -1)
-        ring = (ring / ring.abs().amax(-1, keepdim=True))[:, None, None] * torch.arange(1, points + 1)[
-            :, None
-        ]
+        ring = (ring / ring.abs().amax(-1, keepdim=True))[:, None, None] * torch.arange(1, points + 1)[:, None]
         noise = 2 * torch.randn(batch, centres.shape[1], heads, len(levels), points, 2)
         locations = centres + (ring + noise) / torch.tensor([[w, h] for h, w in levels])[:, None]
         weights = torch.rand(batch, centres.shape[1], heads, len(levels) * points).softmax(-1)
@@ -162,9 +160,7 @@ def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, ro
     """
     value, locations, weights = arguments
     channels, taps = value.shape[-1], weights.numel()
-    rows = taps // (
-        len(ADAMIXER_LEVELS) if operator == "adaptive_sample" else weights.shape[-1] * weights.shape[-2]
-    )
+    rows = taps // (len(ADAMIXER_LEVELS) if operator == "adaptive_sample" else weights.shape[-1] * weights.shape[-2])
     pixels_read = min(value.numel(), 4 * taps * channels)
     bytes_moved = (pixels_read + rows * channels) * value.element_size()
     bytes_moved += (locations.numel() + weights.numel()) * locations.element_size()
@@ -175,11 +171,7 @@ def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, ro
 
 
 def describe_machine(device: str) -> dict:
-    name = (
-        torch.cuda.get_device_name()
-        if device.startswith("cuda")
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     return {
         "device": name,
         "pytorch": torch.__version__,
