@@ -183,7 +183,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "projects/SQR"},
     packages=find_packages("projects/SQR", include=["sqr", "sqr.*"]),
-    package_data={"sqr.evaluation": ["assets/*"]},
+    package_data={"sqr.evaluation": ["assets/*"], "sqr.model_zoo": ["zoo.json"]},
     # Detectron2 itself is not on PyPI: see README, "Installation". numpy is left to it and to PyTorch.
     install_requires=[
         "torch>=2.4",

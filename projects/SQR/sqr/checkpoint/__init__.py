@@ -1,11 +1,12 @@
-"""Published checkpoints in, this package's names out."""
+"""Published checkpoints in, this package's names out, and back."""
 
 from __future__ import annotations
 
-from .conversion import ConversionReport, Layout, StateDict, rename
+from .conversion import ConversionReport, Layout, StateDict, rename, unknown_keys
+from .inversion import restore
 from .layouts import LAYOUTS
 
-__all__ = ["LAYOUTS", "NATIVE", "ConversionReport", "Layout", "convert", "detect_layout"]
+__all__ = ["LAYOUTS", "NATIVE", "ConversionReport", "Layout", "convert", "convert_back", "detect_layout", "get_layout"]
 
 NATIVE = "sqr"
 """The name of this package's own layout."""
@@ -24,11 +25,34 @@ def detect_layout(state_dict: StateDict) -> str:
     for layout in LAYOUTS:
         if not missing[layout.name]:
             return layout.name
-    nearest = min(LAYOUTS, key=lambda layout: len(missing[layout.name]) / len(layout.signature))
-    raise ValueError(
-        f"unknown checkpoint layout: the nearest is {nearest.name} ({nearest.source}), but no key matches "
-        f"{', '.join(missing[nearest.name])}; the first keys are {', '.join(keys[:3])}"
-    )
+    raise ValueError(_no_layout(state_dict, missing))
+
+
+def _no_layout(state_dict: StateDict, missing: dict[str, list[str]]) -> str:
+    """What to say of keys that no layout fits: the nearest one, what it lacks, the first keys that are not its own."""
+    strangers = {layout.name: unknown_keys(state_dict, layout) for layout in LAYOUTS}
+    nearest = min(
+        LAYOUTS, key=lambda c: (len(missing[c.name]) / len(c.signature), len(strangers[c.name])),
+    )  # fmt: skip
+    expected = ", ".join(pattern.replace("\\", "") for pattern in missing[nearest.name])
+    text = f"unknown checkpoint layout: the nearest is {nearest.name} ({nearest.source}), but there is no {expected}"
+    unknown = strangers[nearest.name]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        text += f", and {len(unknown)} of the {len(state_dict)} keys do not belong to it: {shown}"
+    return text
+
+
+def get_layout(name: str) -> Layout:
+    """A published layout by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    by_name = {layout.name: layout for layout in LAYOUTS}
+    if name not in by_name:
+        raise ValueError(f"unknown layout {name!r}; one of {', '.join([NATIVE, *by_name])}")
+    return by_name[name]
 
 
 def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, ConversionReport]:
@@ -47,7 +71,22 @@ def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, Con
     name = detect_layout(state_dict) if layout is None else layout
     if name == NATIVE:
         return dict(state_dict), ConversionReport(NATIVE, renamed={k: k for k in state_dict})
-    by_name = {candidate.name: candidate for candidate in LAYOUTS}
-    if name not in by_name:
-        raise ValueError(f"unknown layout {name!r}; one of {', '.join([NATIVE, *by_name])}")
-    return rename(state_dict, by_name[name])
+    return rename(state_dict, get_layout(name))
+
+
+def convert_back(state_dict: StateDict, layout: str) -> dict:
+    """Rename a state dict of this package's names to a published layout's: the reverse of :func:`convert`.
+
+    Args:
+        state_dict: the weights themselves.
+        layout: name of a published layout.
+
+    Raises:
+        ValueError: an unknown layout, a state dict that is not of this package's names, or one that the layout cannot
+            hold.
+    """
+    target = get_layout(layout)
+    found = detect_layout(state_dict)
+    if found != NATIVE:
+        raise ValueError(f"the weights are in the layout {found}, not in this package's; convert them first")
+    return restore(state_dict, target)

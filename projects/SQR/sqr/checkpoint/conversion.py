@@ -22,13 +22,19 @@ class Layout:
         signature: regular expressions; each must fully match some key for the layout to be recognised.
         rules: given the state dict, ``(pattern, replacement)`` pairs; the first pattern that fully matches a key
             renames it, a replacement of None leaves the key out (it repeats another or is not a weight), a tuple gives
-            the tensor several names (stages share the module; each stage's state lists it).
+            the tensor several names (stages share the module; each stage's state lists it). The way back asks with a
+            state dict of this package's names.
+        copies: given a state dict of this package's names, ``(pattern, replacement)`` pairs: the published model lists
+            the key that the pattern matches a second time.
+        nesting: under which key published files hold the weights.
     """
 
     name: str
     source: str
     signature: tuple[str, ...]
     rules: Callable[[StateDict], Rules]
+    copies: Callable[[StateDict], list[tuple[str, str]]] = lambda state_dict: []
+    nesting: str = "model"
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """The expressions of the signature that no key matches."""
@@ -79,6 +85,17 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
     return converted, report
 
 
+def unknown_keys(state_dict: StateDict, layout: Layout) -> list[str]:
+    """The keys that no rule of a layout knows."""
+    rules = [re.compile(pattern) for pattern, _ in layout.rules(state_dict)]
+    return [key for key in state_dict if not any(rule.fullmatch(key) for rule in rules)]
+
+
 def indices(state_dict: StateDict, pattern: str) -> int:
     """How many different values the first group of a pattern takes over all keys."""
     return len({m.group(1) for key in state_dict if (m := re.match(pattern, key))})
+
+
+def num_stages(state_dict: StateDict) -> int:
+    """Decoder stages of a state dict, of this package's names or of those of most published layouts."""
+    return indices(state_dict, r"(?:transformer\.decoder\.layers|decoder\.stages)\.(\d+)\.")

@@ -6,7 +6,7 @@ rules give such a tensor one name a stage.
 
 from __future__ import annotations
 
-from .conversion import Layout, Rules, StateDict, indices
+from .conversion import Layout, Rules, StateDict, num_stages
 from .resnet import DETECTRON2_RESNET, resnet_rules
 
 
@@ -28,12 +28,8 @@ def _transformer_rules() -> Rules:
     ]
 
 
-def _num_stages(state_dict: StateDict) -> int:
-    return indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
-
-
 def _detr(state_dict: StateDict) -> Rules:
-    stages = _num_stages(state_dict)
+    stages = num_stages(state_dict)
     return [
         *_transformer_rules(),
         (r"transformer\.decoder\.layers\.(\d+)\.(self_attn\..+)", r"decoder.stages.\1.\2"),
@@ -55,7 +51,7 @@ _DAB_PROJECTIONS = {
 
 
 def _dab_detr(state_dict: StateDict) -> Rules:
-    stages = _num_stages(state_dict)
+    stages = num_stages(state_dict)
     return [
         *_transformer_rules(),
         *[
@@ -102,12 +98,12 @@ def _detrex_transformer_rules() -> Rules:
 
 
 def _detrex_dab_detr(state_dict: StateDict) -> Rules:
-    shared = _dab_shared_rules(_num_stages(state_dict), norm="post_norm_layer", anchors="anchor_box_embed")
+    shared = _dab_shared_rules(num_stages(state_dict), norm="post_norm_layer", anchors="anchor_box_embed")
     return [*_detrex_transformer_rules(), *shared]
 
 
 def _detrex_group_detr(state_dict: StateDict) -> Rules:
-    stages = _num_stages(state_dict)
+    stages = num_stages(state_dict)
     return [
         *_detrex_transformer_rules(),
         (r"transformer\.decoder\.post_norm_layer\.(.+)", every_stage(stages, r"norm.\1")),
@@ -117,6 +113,9 @@ def _detrex_group_detr(state_dict: StateDict) -> Rules:
         (r"(query_embed\.weight)", r"query_generator.\1"),
     ]
 
+
+_HEADS_TWICE = (r"(bbox_embed\..+)", r"transformer.decoder.\1")
+_ACTIVATIONS_TWICE = (r"(.+\.ffns\.0)\.activation\.(.+)", r"\1.layers.0.1.\2")
 
 DENSE_LAYOUTS = (
     Layout(
@@ -138,6 +137,7 @@ DENSE_LAYOUTS = (
             r"refpoint_embed\.weight",
         ),
         rules=_dab_detr,
+        copies=lambda state_dict: [_HEADS_TWICE],
     ),
     Layout(
         name="detrex_dab_detr",
@@ -148,6 +148,7 @@ DENSE_LAYOUTS = (
             r"anchor_box_embed\.weight",
         ),
         rules=_detrex_dab_detr,
+        copies=lambda state_dict: [_HEADS_TWICE, _ACTIVATIONS_TWICE],
     ),
     Layout(
         name="detrex_group_detr",
@@ -158,5 +159,6 @@ DENSE_LAYOUTS = (
             r"query_embed\.weight",
         ),
         rules=_detrex_group_detr,
+        copies=lambda state_dict: [_ACTIVATIONS_TWICE],
     ),
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from .conversion import Layout, Rules, StateDict, indices
+import re
+
+import torch
+
+from .conversion import Layout, Rules, StateDict, indices, num_stages
 from .dense_layouts import DENSE_LAYOUTS, every_stage
 from .resnet import DETECTRON2_RESNET, resnet_rules
 
 
 def _deformable_detr(state_dict: StateDict) -> Rules:
-    stages = indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
+    stages = num_stages(state_dict)
     return [
         *resnet_rules(r"backbone\.0\.body\."),
         (r"transformer\.level_embed", r"encoder.level_embed"),
@@ -30,7 +34,7 @@ def _deformable_detr(state_dict: StateDict) -> Rules:
 
 
 def _dab_deformable_detr(state_dict: StateDict) -> Rules:
-    stages = indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
+    stages = num_stages(state_dict)
     return [
         (r"transformer\.decoder\.(query_scale\..+)", every_stage(stages, r"\1", first=1)),
         (r"transformer\.decoder\.(ref_point_head\..+)", every_stage(stages, r"\1")),
@@ -66,6 +70,9 @@ def _mmcv_deformable_transformer(prefix: str) -> Rules:
 def _channel_mapper(state_dict: StateDict, norm: str) -> Rules:
     """mmdet's and detrex's neck; ``norm`` is what they call a level's norm."""
     convs = indices(state_dict, r"neck\.convs\.(\d+)\.")
+    if not convs:  # our names: the extra level is the one of a 3x3 convolution
+        ours = re.compile(r"encoder\.neck\.convs\.\d+\.weight")
+        convs = sum(1 for key, tensor in state_dict.items() if ours.fullmatch(key) and tensor.shape[-1] == 1)
     return [
         (r"neck\.convs\.(\d+)\.conv\.(.+)", r"encoder.neck.convs.\1.\2"),
         (rf"neck\.convs\.(\d+)\.{norm}\.(.+)", r"encoder.neck.norms.\1.\2"),
@@ -90,7 +97,7 @@ def _mmdet_deformable_detr(state_dict: StateDict) -> Rules:
 
 
 def _detrex_deformable_detr(state_dict: StateDict) -> Rules:
-    stages = indices(state_dict, r"transformer\.decoder\.layers\.(\d+)\.")
+    stages = num_stages(state_dict)
     return [
         *DETECTRON2_RESNET,
         *_channel_mapper(state_dict, "norm"),
@@ -100,6 +107,20 @@ def _detrex_deformable_detr(state_dict: StateDict) -> Rules:
         (r"(class|bbox)_embed\.(\d+)\.(.+)", r"decoder.stages.\2.\1_embed.\3"),
         (r"query_embedding\.weight", r"query_generator.query_embed.weight"),
     ]
+
+
+def _heads_twice(state_dict: StateDict) -> list[tuple[str, str]]:
+    """Which heads the forms of Deformable DETR list under the decoder too.
+
+    None in the plain form, whose stages have one pair of heads; the box heads where boxes are refined; all heads of the
+    two-stage form.
+    """
+    if any(k.startswith("query_generator.class_embed.") for k in state_dict):
+        return [(r"((?:class|bbox)_embed\..+)", r"transformer.decoder.\1")]
+    head = re.compile(r"decoder\.stages\.\d+\.(bbox_embed\..+)")
+    first = {m[1]: v for k, v in state_dict.items() if (m := head.fullmatch(k)) and ".stages.0." in k}
+    plain = all(torch.equal(v, first[m[1]]) for k, v in state_dict.items() if (m := head.fullmatch(k)))
+    return [] if plain else [(r"(bbox_embed\..+)", r"transformer.decoder.\1")]
 
 
 def _mmdet_adamixer(state_dict: StateDict) -> Rules:
@@ -145,6 +166,7 @@ LAYOUTS = (
             r"refpoint_embed\.weight",
         ),
         rules=_dab_deformable_detr,
+        copies=_heads_twice,
     ),
     Layout(
         name="h_deformable_detr",  # the two-stage form with learned content (mixed selection)
@@ -156,6 +178,7 @@ LAYOUTS = (
             r"query_embed\.weight",
         ),
         rules=_deformable_detr,
+        copies=_heads_twice,
     ),
     Layout(
         name="deformable_detr",
@@ -166,6 +189,7 @@ LAYOUTS = (
             r"class_embed\.0\.weight",
         ),
         rules=_deformable_detr,
+        copies=_heads_twice,
     ),
     Layout(
         name="mmdet_deformable_detr",
@@ -176,6 +200,7 @@ LAYOUTS = (
             r"(?:bbox_head\.)?cls_branches\.0\.weight",
         ),
         rules=_mmdet_deformable_detr,
+        nesting="state_dict",
     ),
     Layout(
         name="detrex_h_deformable_detr",
@@ -188,6 +213,7 @@ LAYOUTS = (
             r"backbone\.stem\.conv1\.weight",
         ),
         rules=_detrex_deformable_detr,
+        copies=_heads_twice,
     ),
     Layout(
         name="detrex_deformable_detr",
@@ -199,6 +225,7 @@ LAYOUTS = (
             r"neck\.convs\.0\.norm\.weight",
         ),
         rules=_detrex_deformable_detr,
+        copies=_heads_twice,
     ),
     Layout(
         name="mmdet_adamixer",
@@ -209,6 +236,7 @@ LAYOUTS = (
             r"(?:rpn_head\.)?init_content_features\.weight",
         ),
         rules=_mmdet_adamixer,
+        nesting="state_dict",
     ),
     Layout(
         name="torchvision_resnet",

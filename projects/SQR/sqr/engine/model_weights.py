@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
-import pickle
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from .checkpoint_files import Weights, read_weights
 from .distributed import unwrap
 from .errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
 _WITHOUT = "set train.init_checkpoint= (empty) to start from random weights"
-
-
 _COUNTERS = "num_batches_tracked"  # of BatchNorm: published files have it or not, and no result depends on it
 
 
 @dataclass
 class LoadReport:
-    """Which tensors of the model were loaded, which were not, and which of the file have no place."""
+    """Which tensors of the model were loaded, which were not, and which of the file have no place.
+
+    ``picked``: of those loaded, class heads of which the rows of COCO's 80 categories were taken; ``resized``: likewise
+    two-stage proposal scorers, of which row 0 alone counts; ``reinitialised``: class heads for other classes than the
+    file's, left as initialised.
+    """
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    picked: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What there is to say beyond the number of tensors loaded."""
+        said = (
+            ("Class heads, rows of COCO's 80 categories picked from 91 ids", _modules(self.picked)),
+            ("Proposal scorers, whose row 0 alone counts, cut to the number of classes", _modules(self.resized)),
+            ("Class heads of other classes than the file's, initialised anew", _modules(self.reinitialised)),
+            ("Not in the file, left as initialised", _summary(self.missing)),
+            ("Not used", _summary(self.unexpected)),
+        )
+        return [f"{what}: {keys}" for what, keys in said if keys]
 
 
 def load_model_weights(model: nn.Module, source: str, *, complete: bool = False) -> LoadReport:
@@ -41,7 +52,8 @@ def load_model_weights(model: nn.Module, source: str, *, complete: bool = False)
 
     Understood are this project's and Detectron2's ``.pth``, Detectron2's ``.pkl`` (its name-matching
     included), torchvision ResNet state dicts, and the published detector layouts that
-    :mod:`sqr.checkpoint` converts.
+    :mod:`sqr.checkpoint` converts. Class heads are fitted as :mod:`sqr.checkpoint.class_heads` says; in training those
+    for another number of classes start anew.
 
     Args:
         model: possibly wrapped for several processes.
@@ -56,156 +68,112 @@ def load_model_weights(model: nn.Module, source: str, *, complete: bool = False)
     if not source:
         logger.info("Starting from random weights (train.init_checkpoint is empty)")
         return LoadReport(missing=list(model.state_dict()))
-    target = model.state_dict()
-    weights = _fit_names(_unpack(_read(fetch(source), source), source), target, source)
-    report = LoadReport(
-        loaded=[k for k in weights if k in target],
-        missing=[k for k in target if k not in weights and not k.endswith(_COUNTERS)],
-        unexpected=[k for k in weights if k not in target and not k.endswith(_COUNTERS)],
-    )
-    _check(report, weights, target, source, complete)
-    model.load_state_dict({k: weights[k] for k in report.loaded}, strict=False)
-    logger.info("Loaded %d of the model's %d tensors from %s", len(report.loaded), len(target), source)
-    for what, keys in (
-        ("Not in the file, left as initialised", report.missing),
-        ("Not used", report.unexpected),
-    ):
-        if keys:
-            logger.info("%s: %s", what, _summary(keys))
+    name = f"train.init_checkpoint={source}"
+    weights = _fit_names(read_weights(source, name=name, hint=_WITHOUT), model.state_dict(), name)
+    hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
+    report = place_weights(model, weights, name=name, hint=hint, complete=complete)
+    logger.info("Loaded %d of the model's %d tensors from %s", len(report.loaded), len(model.state_dict()), source)
+    for line in report.lines():
+        logger.info("%s", line)
     return report
 
 
-def fetch(source: str) -> str:
-    """A local path for a path or URL.
+def place_weights(
+    model: nn.Module, weights: dict[str, Tensor], *, name: str, hint: str, complete: bool = False
+) -> LoadReport:
+    """Put weights with the model's names into it, class heads fitted.
+
+    Args:
+        model: not wrapped.
+        weights: its tensors by name, and possibly others.
+        name: what to call the weights in errors.
+        hint: what to do where they do not fit.
+        complete: as in :func:`load_model_weights`.
 
     Raises:
-        UserError: there is no such file, or it cannot be fetched.
+        UserError: as :func:`load_model_weights` says of tensors that do not fit.
     """
-    is_url = "://" in source
-    try:
-        path = PathManager.get_local_path(source)
-    except Exception as error:  # whatever the handler of the URL's scheme raises
-        raise UserError(
-            f"train.init_checkpoint={source} cannot be fetched ({one_line(error)}); give a local path, or {_WITHOUT}"
-        ) from error
-    if not os.path.isfile(path):
-        raise UserError(f"train.init_checkpoint={source}: no such file{'' if is_url else f'; {_WITHOUT}'}")
-    return path
+    from sqr.checkpoint.class_heads import ClassHeadChanges, fit_class_heads
 
-
-def _read(path: str, source: str) -> Any:
-    try:
-        if path.endswith(".pkl"):
-            with open(path, "rb") as file:
-                return _ArrayUnpickler(file, encoding="latin1").load()
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"train.init_checkpoint={source} is not a readable checkpoint: {one_line(error)[:300]}"
-        ) from error
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads Detectron2's ``.pkl`` files, which hold numpy arrays, and refuses to build anything else."""
-
-    _ALLOWED = frozenset(
-        {("collections", "OrderedDict"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-        | {(f"numpy.{core}.multiarray", n) for core in ("core", "_core") for n in ("_reconstruct", "scalar")}
+    target = model.state_dict()
+    changes = ClassHeadChanges()
+    if isinstance(getattr(model, "num_classes", None), int):
+        fitted, changes = fit_class_heads(weights, target, model.num_classes)
+        if complete and changes.dropped:
+            changes = ClassHeadChanges()  # heads of other classes are no whole model: their shapes are the error
+        else:
+            weights = fitted
+    known = {*weights, *changes.dropped}
+    report = LoadReport(
+        loaded=[k for k in weights if k in target],
+        missing=[k for k in target if k not in known and not k.endswith(_COUNTERS)],
+        unexpected=[k for k in weights if k not in target and not k.endswith(_COUNTERS)],
+        picked=changes.picked,
+        resized=changes.resized,
+        reinitialised=changes.dropped,
     )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
-        return super().find_class(module, name)
-
-
-@dataclass
-class _Weights:
-    """The tensors of a checkpoint, ``module.`` prefixes removed, and how they are named.
-
-    ``loose``: names are parts of the model's (``res2.0.conv1.weight``); ``caffe2``: in Caffe2's spelling.
-    """
-
-    tensors: dict[str, Tensor]
-    loose: bool
-    caffe2: bool
+    problem = _problem(report, weights, target, complete)
+    if problem:
+        raise UserError(f"{name} {problem}; {hint}")
+    model.load_state_dict({k: weights[k] for k in report.loaded}, strict=False)
+    return report
 
 
-def _unpack(data: Any, source: str) -> _Weights:
-    if not isinstance(data, dict):
-        raise UserError(f"train.init_checkpoint={source} holds a {type(data).__name__}, not a dict of tensors")
-    loose = bool(data.get("matching_heuristics")) or "blobs" in data
-    caffe2 = data.get("__author__") == "Caffe2" or "blobs" in data
-    for key in ("model", "state_dict", "model_state_dict", "blobs"):
-        if isinstance(data.get(key), dict):
-            data = data[key]
-            break
-    weights = {
-        k.removeprefix("module."): torch.from_numpy(v) if isinstance(v, np.ndarray) else v
-        for k, v in data.items()
-        if isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
-    }
-    if not weights:
-        raise UserError(f"train.init_checkpoint={source} holds no tensors")
-    return _Weights(weights, loose, caffe2)
-
-
-def _fit_names(data: _Weights, target: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+def _fit_names(data: Weights, target: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Bring a checkpoint's names to the model's."""
     weights = data.tensors
     if data.loose:
         return align_and_update_state_dicts(target, weights, c2_conversion=data.caffe2)
-    if any(k in target for k in weights):
-        return weights
     if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
-        return _from_torchvision_resnet(weights, target, source)
-    from sqr.checkpoint import convert
+        return _from_torchvision_resnet(weights, target, name)
+    from sqr.checkpoint import convert, detect_layout
 
     try:
-        return convert(weights)[0]
+        layout = detect_layout(weights)
     except ValueError as error:
-        raise UserError(f"train.init_checkpoint={source}: {one_line(error)}") from error
+        if any(k in target for k in weights):
+            return weights
+        raise UserError(f"{name}: {one_line(error)}") from error
+    try:
+        return convert(weights, layout)[0]
+    except ValueError as error:
+        raise UserError(f"{name}: {one_line(error)}") from error
 
 
-def _from_torchvision_resnet(weights: dict[str, Tensor], target: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+def _from_torchvision_resnet(weights: dict[str, Tensor], target: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """``layer1.0.bn1.weight`` to ``<prefix>res2.0.conv1.norm.weight``, where the model has its ResNet."""
     stems = [k.removesuffix("stem.conv1.weight") for k in target if k.endswith("stem.conv1.weight")]
     if len(stems) != 1:
         raise UserError(
-            f"train.init_checkpoint={source} is a torchvision ResNet, but the model has {len(stems)} ResNets "
+            f"{name} is a torchvision ResNet, but the model has {len(stems)} ResNets "
             "with Detectron2's names to load it into"
         )
 
-    def rename(name: str) -> str:
-        name = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
-        name = name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-        name = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)
-        return stems[0] + (name if name.startswith("res") else f"stem.{name}")
+    def rename(key: str) -> str:
+        key = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", key)
+        key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+        key = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", key)
+        return stems[0] + (key if key.startswith("res") else f"stem.{key}")
 
     return {rename(k): v for k, v in weights.items() if not k.startswith("fc.")}
 
 
-def _check(
-    report: LoadReport, weights: dict[str, Tensor], target: dict[str, Tensor], source: str, complete: bool
-) -> None:
-    problem = None
+def _problem(report: LoadReport, weights: dict[str, Tensor], target: dict[str, Tensor], complete: bool) -> str:
+    """Why the weights are not the model's, or nothing."""
     wrong = [k for k in report.loaded if weights[k].shape != target[k].shape]
     if len(report.loaded) <= len(report.unexpected):
-        problem = (
+        return (
             f"is for another model: {len(report.loaded)} of its {len(weights)} tensors have a place in "
             f"this one, {_summary(report.unexpected)} have none"
         )
-    elif wrong:
+    if wrong:
         shapes = "; ".join(
             f"{k} is {tuple(weights[k].shape)} in the file and {tuple(target[k].shape)} in the model" for k in wrong[:4]
         )
-        problem = f"has {len(wrong)} tensors of another shape: {shapes}{'; ...' if len(wrong) > 4 else ''}"
-    elif complete and report.missing:
-        problem = f"is not a whole model: {len(report.missing)} tensors are missing: {_summary(report.missing)}"
-    if problem:
-        hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
-        raise UserError(f"train.init_checkpoint={source} {problem}; {hint}")
+        return f"has {len(wrong)} tensors of another shape: {shapes}{'; ...' if len(wrong) > 4 else ''}"
+    if complete and report.missing:
+        return f"is not a whole model: {len(report.missing)} tensors are missing: {_summary(report.missing)}"
+    return ""
 
 
 def _summary(keys: list[str], limit: int = 6) -> str:
@@ -216,3 +184,9 @@ def _summary(keys: list[str], limit: int = 6) -> str:
         counts[head] = counts.get(head, 0) + 1
     parts = [f"{head} ({count})" for head, count in list(counts.items())[:limit]]
     return ", ".join(parts) + (f" and {len(counts) - limit} more" if len(counts) > limit else "")
+
+
+def _modules(keys: list[str]) -> str:
+    """The modules of parameters, numbers left out: ``decoder.stages.*.class_embed (12 tensors)``."""
+    modules = sorted({re.sub(r"\.\d+", ".*", key.rpartition(".")[0]) for key in keys})
+    return f"{', '.join(modules)} ({len(keys)} tensors)" if keys else ""

@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Write MODEL_ZOO.md from projects/SQR/sqr/model_zoo/zoo.json.
+
+    dev/make_model_zoo.py [--check]
+
+``--check`` writes nothing and fails if the file is not up to date. The JSON file:
+
+- ``sources``: where published figures come from, by name: ``text`` and ``url`` (or null).
+- ``groups``: a ``title`` and ``rows`` each; a row is a ``config`` and its ``published`` figures (``ap`` on COCO val2017
+  in percent, ``source``, and possibly a ``note``).
+- ``measured``: what was measured with this code: ``config``, ``data``, ``ap``, ``note`` (seed, hardware, commit) and
+  ``command``, all of them needed. A figure without the command that reproduces it has no place here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ZOO = ROOT / "projects" / "SQR" / "sqr" / "model_zoo" / "zoo.json"
+PAGE = ROOT / "MODEL_ZOO.md"
+
+HEAD = """# Model zoo
+
+Written by `dev/make_model_zoo.py` from `projects/SQR/sqr/model_zoo/zoo.json`: change that file, not this one.
+
+Every row is a config in `configs/`, and a name for `--config-file` and `sqr.model_zoo`.
+"""
+PUBLISHED = """## Published figures
+
+AP on COCO val2017 in percent, **as others report it for their code**; nothing in this section was measured here. The
+recipes follow those publications. Published weights load as they are: `train.init_checkpoint=FILE`.
+"""
+MEASURED = """## Measured with this code
+"""
+
+
+def page(zoo: dict) -> str:
+    """The text of MODEL_ZOO.md."""
+    parts = [HEAD, PUBLISHED]
+    for group in zoo["groups"]:
+        lines = [f"### {group['title']}", "", "| config | published AP | of |", "|---|---|---|"]
+        lines += [line for row in group["rows"] for line in _published_lines(row, zoo["sources"])]
+        parts.append("\n".join(lines) + "\n")
+    parts.append(MEASURED)
+    if zoo["measured"]:
+        lines = ["| config | data | AP | note | command |", "|---|---|---|---|---|"]
+        for row in zoo["measured"]:
+            cells = (_link(row["config"]), row["data"], f"{row['ap']:.1f}", row["note"], f"`{row['command']}`")
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    else:
+        parts.append("No model was trained on COCO with this code yet, so there is no figure to give.\n")
+    return "\n".join(parts)
+
+
+def _published_lines(row: dict, sources: dict) -> list[str]:
+    if not row["published"]:
+        return [f"| {_link(row['config'])} | none | |"]
+    lines = []
+    for i, figure in enumerate(row["published"]):
+        source = sources[figure["source"]]
+        of = f"[{source['text']}]({source['url']})" if source["url"] else source["text"]
+        note = f"; {figure['note']}" if "note" in figure else ""
+        lines.append(f"| {_link(row['config']) if i == 0 else ''} | {figure['ap']:.1f} | {of}{note} |")
+    return lines
+
+
+def _link(config: str) -> str:
+    return f"[{config}](configs/{config}.py)"
+
+
+def main() -> int:
+    text = page(json.loads(ZOO.read_text()))
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif not PAGE.is_file() or PAGE.read_text() != text:
+        print(f"error: {PAGE.name} is not what {ZOO.name} says: run dev/make_model_zoo.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

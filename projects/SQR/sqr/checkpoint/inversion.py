@@ -1,0 +1,137 @@
+"""This package's names back to a published layout, from the layout's own forward rules.
+
+A rule ``(pattern, replacement)`` is turned round: what its groups stand for is matched in our name, and the pattern's
+text around the groups is the published name. Optional parts, such as mmdet's ``(?:roi_head\\.)?``, are written. Several
+rules may be able to make a name; the one that spells out most of it is meant. The result is read forward again and
+must be what it was made from.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from .conversion import Layout, StateDict, rename
+
+COUNTERS = "num_batches_tracked"  # of BatchNorm: some published files have it, no result depends on it
+
+
+def restore(state_dict: StateDict, layout: Layout) -> dict[str, Tensor]:
+    """A state dict with this package's names under a published layout's.
+
+    What stages share here is written once, what the published model lists twice is written twice; batch norm's
+    counters are not written.
+
+    Raises:
+        ValueError: a tensor that the layout has no name for, or stages that differ in what the layout shares.
+    """
+    ours = {k: v for k, v in state_dict.items() if not k.endswith(COUNTERS)}
+    rules = [rule for rule in layout.rules(ours) if rule[1] is not None]
+    inverted = [pair for pattern, new in rules for pair in _invert(pattern, new)]
+    forward = [(re.compile(pattern), new) for pattern, new in rules]
+    names = {key: _published_name(key, inverted, forward) for key in ours}
+    unknown = [key for key, name in names.items() if name is None]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} of {len(ours)} tensors have no name in the layout {layout.name}: {', '.join(unknown[:5])}"
+            f"{', ...' if len(unknown) > 5 else ''}"
+        )
+    published: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for key, name in names.items():
+        if not torch.equal(published.setdefault(name, ours[key]), ours[key]):
+            raise ValueError(
+                f"the layout {layout.name} has one {name} for all stages, but {origin[name]} and {key} differ"
+            )
+        origin.setdefault(name, key)
+    _add_copies(published, layout.copies(ours))
+    _check_round_trip(ours, published, layout)
+    return published
+
+
+def _add_copies(published: dict[str, Tensor], copies: list[tuple[str, str]]) -> None:
+    for pattern, replacement in copies:
+        for key in list(published):
+            match = re.fullmatch(pattern, key)
+            if match:
+                published[match.expand(replacement)] = published[key]
+
+
+def _check_round_trip(ours: StateDict, published: StateDict, layout: Layout) -> None:
+    again, _ = rename(published, layout)
+    lost = sorted(set(ours) ^ set(again)) or [k for k in ours if not torch.equal(ours[k], again[k])]
+    if lost:
+        raise ValueError(f"the layout {layout.name} cannot hold this model: {', '.join(lost[:5])} would not come back")
+
+
+def _published_name(key: str, inverted: list, forward: list) -> str | None:
+    """The published name whose forward rule gives ``key``; of several, the one that leaves least to groups."""
+    best = None
+    for pattern, template in inverted:
+        match = pattern.fullmatch(key)
+        if match is None:
+            continue
+        name = "".join(part if isinstance(part, str) else match[f"g{part}"] for part in template)
+        captured = sum(len(text) for text in match.groupdict().values())
+        if (best is None or captured < best[0]) and key in _forward_names(name, forward):
+            best = captured, name
+    return best and best[1]
+
+
+def _forward_names(name: str, forward: list) -> list[str]:
+    for pattern, replacement in forward:
+        match = pattern.fullmatch(name)
+        if match:
+            return [match.expand(r) for r in ([replacement] if isinstance(replacement, str) else replacement)]
+    return []
+
+
+def _invert(pattern: str, replacement: str | tuple[str, ...]) -> list[tuple[re.Pattern, list[str | int]]]:
+    """Our name's pattern and the published name's parts (text, or a group's number), for each of the rule's names."""
+    parts, groups = _parse(pattern)
+    inverted = []
+    for name in [replacement] if isinstance(replacement, str) else replacement:
+        pieces = re.split(r"\\(\d)", name)  # text, group, text, group, ..., text
+        if sorted(map(int, pieces[1::2])) != sorted(groups):
+            continue  # it forgets a group: there is no way back
+        ours = "".join(
+            f"(?P<g{piece}>{groups[int(piece)]})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
+        )
+        inverted.append((re.compile(ours), parts))
+    return inverted
+
+
+def _parse(pattern: str) -> tuple[list[str | int], dict[int, str]]:
+    """A rule's pattern as text and group numbers, and the groups' own patterns. Optional parts count as text."""
+    parts: list[str | int] = []
+    groups: dict[int, str] = {}
+    i = 0
+    while i < len(pattern):
+        if pattern[i] == "\\":
+            parts.append(pattern[i + 1])
+            i += 2
+        elif pattern[i] == "(":
+            end = _closing(pattern, i)
+            inside = pattern[i + 1 : end]
+            if inside.startswith("?:"):
+                parts.append(inside[2:].replace("\\", ""))
+                end += 1  # its question mark
+            else:
+                groups[len(groups) + 1] = inside
+                parts.append(len(groups))
+            i = end + 1
+        else:
+            parts.append(pattern[i])
+            i += 1
+    return parts, groups
+
+
+def _closing(pattern: str, start: int) -> int:
+    depth = 0
+    for i in range(start, len(pattern)):
+        depth += {"(": 1, ")": -1}.get(pattern[i], 0)
+        if depth == 0:
+            return i
+    raise AssertionError(f"unbalanced parentheses in {pattern}")

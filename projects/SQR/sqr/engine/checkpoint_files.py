@@ -1,0 +1,99 @@
+"""Reading checkpoint files of any origin: tensors alone, nothing in a file is executed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
+
+from .errors import UserError, one_line
+
+
+@dataclass
+class Weights:
+    """The tensors of a checkpoint, ``module.`` prefixes removed, and how they are named.
+
+    ``loose``: names are parts of the model's (``res2.0.conv1.weight``); ``caffe2``: in Caffe2's spelling.
+    """
+
+    tensors: dict[str, Tensor]
+    loose: bool
+    caffe2: bool
+
+
+def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
+    """Read a checkpoint's weights: ``.pth`` with or without an outer dictionary, or Detectron2's ``.pkl``.
+
+    Args:
+        source: path or URL (``detectron2://``, ``https://``).
+        name: what to call the file in errors; the source itself when empty.
+        hint: what else to do where the file does not exist.
+
+    Raises:
+        UserError: no such file, not readable, not fetchable, or no tensors in it.
+    """
+    name = name or source
+    return _unpack(_read(_fetch(source, name, hint), name), name)
+
+
+def _fetch(source: str, name: str, hint: str) -> str:
+    is_url = "://" in source
+    try:
+        path = PathManager.get_local_path(source)
+    except Exception as error:  # whatever the handler of the URL's scheme raises
+        also = f", or {hint}" if hint else ""
+        raise UserError(f"{name} cannot be fetched ({one_line(error)}); give a local path{also}") from error
+    if not os.path.isfile(path):
+        raise UserError(f"{name}: no such file{'' if is_url or not hint else f'; {hint}'}")
+    return path
+
+
+def _read(path: str, name: str) -> Any:
+    try:
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                return _ArrayUnpickler(file, encoding="latin1").load()
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{name} is not a readable checkpoint: {one_line(error)[:300]}") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads Detectron2's ``.pkl`` files, which hold numpy arrays, and refuses to build anything else."""
+
+    _ALLOWED = frozenset(
+        {("collections", "OrderedDict"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+        | {(f"numpy.{core}.multiarray", n) for core in ("core", "_core") for n in ("_reconstruct", "scalar")}
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
+        return super().find_class(module, name)
+
+
+def _unpack(data: Any, name: str) -> Weights:
+    if not isinstance(data, dict):
+        raise UserError(f"{name} holds a {type(data).__name__}, not a dict of tensors")
+    loose = bool(data.get("matching_heuristics")) or "blobs" in data
+    caffe2 = data.get("__author__") == "Caffe2" or "blobs" in data
+    for key in ("model", "state_dict", "model_state_dict", "blobs"):
+        if isinstance(data.get(key), dict):
+            data = data[key]
+            break
+    tensors = {
+        k.removeprefix("module."): torch.from_numpy(v) if isinstance(v, np.ndarray) else v
+        for k, v in data.items()
+        if isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
+    }
+    if not tensors:
+        raise UserError(f"{name} holds no tensors")
+    return Weights(tensors, loose, caffe2)

@@ -1,0 +1,117 @@
+"""Published key lists through this package's names and back: the same names, shapes and values."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from helpers import ROOT
+from sqr.checkpoint import convert, convert_back, get_layout
+from sqr.checkpoint.inversion import COUNTERS
+
+FIGURES = ROOT / "tests" / "golden" / "figures"
+MODELS = {
+    "dab_deformable_detr_r50": "dab_deformable_detr",
+    "dab_detr_r50": "dab_detr",
+    "deformable_detr_r50": "deformable_detr",
+    "deformable_detr_r50_refine": "deformable_detr",
+    "deformable_detr_r50_twostage": "deformable_detr",
+    "detr_r50": "detr",
+    "detr_r50_dc5": "detr",
+    "detrex_dab_detr_r50": "detrex_dab_detr",
+    "detrex_group_detr_r50": "detrex_group_detr",
+    "detrex_h_deformable_detr_r50_twostage": "detrex_h_deformable_detr",
+    "detrex_sqr_dab_detr_r50": "detrex_dab_detr",
+    "h_deformable_detr_r50_twostage": "h_deformable_detr",
+    "sqr_adamixer_r50": "mmdet_adamixer",
+    "sqr_deformable_detr_r50_mmdet": "mmdet_deformable_detr",
+}
+
+
+def published(name: str) -> dict[str, torch.Tensor]:
+    """The published keys, each with a value of its own (ties share theirs) in its published rank; sizes are 1 or 3."""
+    data = json.loads((FIGURES / f"{name}.json").read_text())
+    first = {key: group[0] for group in data["ties"] for key in group}
+    number = {key: i for i, (key, _) in enumerate(data["keys"])}
+    state = {}
+    for key, shape in data["keys"]:
+        small = [3 if n == 3 else 1 for n in shape]
+        start = 100.0 * number[first.get(key, key)]
+        state[key] = (torch.arange(math.prod(small)) + start).view(small)
+    return state
+
+
+def test_every_figure_file_is_here():
+    assert sorted(MODELS) == sorted(path.stem for path in FIGURES.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip(name):
+    theirs = published(name)
+    ours, report = convert(theirs)
+    assert report.layout == MODELS[name]
+    back = convert_back(ours, report.layout)
+    wanted = {k: v for k, v in theirs.items() if not k.endswith(COUNTERS)}
+    assert sorted(back) == sorted(wanted)
+    for key, value in wanted.items():
+        assert torch.equal(back[key], value), key
+        assert back[key].dtype == value.dtype
+
+
+def test_depth_is_the_models_own():
+    """Three stages, two of them dropped from the published six, keep their layout's conventions."""
+    theirs = {
+        key: value
+        for key, value in published("dab_detr_r50").items()
+        if not key.startswith(tuple(f"transformer.decoder.layers.{i}." for i in (3, 4, 5)))
+    }
+    ours, _ = convert(theirs)
+    assert "decoder.stages.2.norm.weight" in ours and "decoder.stages.3.norm.weight" not in ours
+    assert sorted(convert_back(ours, "dab_detr")) == sorted(theirs)
+
+
+def test_what_a_layout_shares_must_be_shared():
+    ours, _ = convert(published("detr_r50"))
+    ours["decoder.stages.3.class_embed.bias"] = ours["decoder.stages.3.class_embed.bias"] + 1
+    with pytest.raises(ValueError, match=r"detr has one class_embed\.bias for all stages, but decoder\.stages\.0\."):
+        convert_back(ours, "detr")
+
+
+def test_another_detectors_layout_is_an_error_that_names_tensors():
+    ours, _ = convert(published("sqr_adamixer_r50"))
+    with pytest.raises(ValueError, match=r"tensors have no name in the layout detr: encoder\.neck\."):
+        convert_back(ours, "detr")
+    with pytest.raises(ValueError, match=r"unknown layout 'detrr'; one of sqr, detr, "):
+        convert_back(ours, "detrr")
+
+
+def test_published_weights_are_not_converted_back():
+    with pytest.raises(ValueError, match="the weights are in the layout detr, not in this package's"):
+        convert_back(published("detr_r50"), "detr")
+
+
+def test_files_hold_weights_where_their_own_code_looks():
+    assert get_layout("detr").nesting == "model" and get_layout("mmdet_adamixer").nesting == "state_dict"
+
+
+def test_unknown_file_names_the_nearest_layout_and_what_does_not_fit():
+    state = published("dab_detr_r50")
+    del state["refpoint_embed.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    with pytest.raises(ValueError) as caught:
+        convert(state)
+    text = str(caught.value)
+    assert "the nearest is dab_detr (IDEA-Research/DAB-DETR), but there is no refpoint_embed.weight" in text
+    assert "1 of the 590 keys do not belong to it: extra.weight" in text
+
+
+def test_a_recognised_file_with_foreign_keys_is_an_error():
+    state = published("detr_r50")
+    state |= {f"mask_head.{i}.weight": torch.zeros(1) for i in range(7)}
+    with pytest.raises(
+        ValueError, match=r"7 of 465 keys do not belong to the layout detr: mask_head\.0\.weight, .*\.\.\."
+    ):
+        convert(state)
