@@ -197,7 +197,10 @@ setup(
         "matplotlib",
         "tensorboard",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium"]},
+    extras_require={
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium"],
+        "bench": ["torch-ms-deform-attn"],
+    },
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},
     # The extension holds no Python at all, so one wheel fits every Python.

@@ -5,17 +5,11 @@
 Another dataset: data.train.annotations=... data.train.images=... data.val.annotations=... data.val.images=...
 """
 
-from ..common.data.shapes import data, dataloader
 from ..common.optim import deformable_adamw as optimizer
-from ..common.schedules import step_80_percent as lr_multiplier
-from ..common.train import train
+from ..common.quick import data, dataloader, lr_multiplier, train
 from ..models.deformable_detr_quick import model
 
 model.num_classes = "${data.num_classes}"
 optimizer.lr = 8e-4
 optimizer.params.lr_multipliers = {"backbone": 3.0, "sampling_offsets": 0.1}  # the backbone is from scratch
-lr_multiplier.warmup_iters = 50
-train.max_iter = 1500
-train.eval_period = 500
-train.checkpointer.period = 500
 train.output_dir = "output/deformable_detr_shapes"

@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sqr.evaluation import analyze, draw_stage_strip, write_figures
 from sqr.evaluation.figures import draw_rates
 from sqr.evaluation.ground_truth import load_coco
-from sqr.evaluation.stage_strip import STYLES, worst_tracks_of_image
+from sqr.evaluation.stage_strip import STYLES, worst_tracks_of_image, write_stage_strips
 from sqr.evaluation.synthetic import synthetic_dataset, synthetic_predictions
 from sqr.evaluation.tracks import counterpart, follow, worst_cases
 from stage_cases import dataset, predictions
@@ -72,6 +73,16 @@ def test_a_strip_has_a_column_a_stage_and_says_score_and_iou(analysis):
     assert len(set(lines)) == len(lines)  # readable in black and white: every verdict has a line of its own
     with pytest.raises(ValueError, match="at least one query"):
         draw_stage_strip(np.zeros((4, 4, 3), np.uint8), [], ["cat"])
+
+
+def test_strips_of_the_worst_images_are_written(analysis, tmp_path):
+    for name in analysis.gt.file_names:
+        Image.fromarray(np.zeros((400, 400, 3), np.uint8)).save(tmp_path / name)
+    paths = write_stage_strips(analysis, tmp_path / "figures", image_root=tmp_path, count=2)
+    bad = {int(i) for cases in (analysis.errors[0].true, analysis.errors[0].false) for i in cases.image[cases.bad]}
+    assert len(paths) == min(2, len(bad)) and all(path.stat().st_size > 1000 for path in paths)
+    assert write_stage_strips(analysis, tmp_path / "none", image_root=tmp_path, count=0) == []
+    assert write_stage_strips(analysis, tmp_path / "none", image_root=tmp_path / "elsewhere") == []
 
 
 def test_figures_are_written_and_bars_are_as_high_as_the_rates(tmp_path):

@@ -50,15 +50,11 @@ class Case:
 
     def run(self, namespace: str = "sqr") -> Tensor:
         value, locations, weights = self.arguments
-        return getattr(getattr(torch.ops, namespace), self.operator)(
-            value, *self.constants, locations, weights
-        )
+        return getattr(getattr(torch.ops, namespace), self.operator)(value, *self.constants, locations, weights)
 
     def run_reference(self) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """The float64 result, and the leaves it comes from."""
-        value, locations, weights = leaves = tuple(
-            x.detach().double().clone().requires_grad_() for x in self.arguments
-        )
+        value, locations, weights = leaves = tuple(x.detach().double().clone().requires_grad_() for x in self.arguments)
         if self.operator == "ms_deform_attn":
             return ms_deform_attn_reference(value, self.shapes, locations, weights), leaves
         return adaptive_sample_reference(value, self.shapes, self.strides, locations, weights), leaves

@@ -46,9 +46,7 @@ def test_a_compiler_that_fails_does_not_fail_the_install(tmp_path, compiler):
 @pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch has no CUDA to build for")
 def test_cuda_build_spills_nothing_and_imports_without_a_gpu(tmp_path):
     """The build CI makes each time: sm_80, sm_90 and PTX, from setup.py as a user would run it."""
-    output, info = build(
-        tmp_path, FORCE_CUDA="1", TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX", NVCC_APPEND_FLAGS="-Xptxas -v"
-    )
+    output, info = build(tmp_path, FORCE_CUDA="1", TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX", NVCC_APPEND_FLAGS="-Xptxas -v")
     assert "failure" not in info, info
     assert info["cuda_architectures"] == "8.0;9.0+PTX"
     entries = re.findall(r"Compiling entry function '(\S+)' for '(sm_\d+)'", output)

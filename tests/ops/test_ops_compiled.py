@@ -7,9 +7,7 @@ from operator_cases import OPERATORS, SIZES, Case, assert_matches_reference, mak
 from sqr import ops
 from sqr.ops import functional
 
-pytestmark = pytest.mark.skipif(
-    bool(functional.library.reason), reason=functional.library.reason or "compiled"
-)
+pytestmark = pytest.mark.skipif(bool(functional.library.reason), reason=functional.library.reason or "compiled")
 
 
 @pytest.fixture
@@ -142,9 +140,7 @@ def public_call(case: Case, value, locations, weights):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(operator, dynamic):
     case = make_case(operator, queries=6)
-    compiled = torch.compile(
-        lambda *x: public_call(case, *x) * 2, fullgraph=True, backend="aot_eager", dynamic=dynamic
-    )
+    compiled = torch.compile(lambda *x: public_call(case, *x) * 2, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     output = compiled(*case.arguments)
     expected = public_call(case, *case.arguments) * 2
     assert torch.equal(output, expected)
@@ -163,9 +159,7 @@ def test_exports_as_one_node(operator):
 
     arguments = tuple(x.detach() for x in case.arguments)
     queries = torch.export.Dim("queries", min=2, max=1000)
-    program = torch.export.export(
-        Module(), arguments, dynamic_shapes=({}, {1: queries}, {1: queries}), strict=False
-    )
+    program = torch.export.export(Module(), arguments, dynamic_shapes=({}, {1: queries}, {1: queries}), strict=False)
     targets = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
     assert targets.count(f"sqr.{operator}.default") == 1
     other = make_case(operator, queries=11, seed=5)

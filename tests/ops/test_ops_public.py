@@ -93,9 +93,7 @@ def test_adaptive_sampling_is_adamixers_formula():
         start += h * w
         for group in range(2):
             grid = 2 * points[:, :, group] / torch.tensor([w * stride, h * stride]) - 1
-            sampled = torch.nn.functional.grid_sample(
-                feature[:, 3 * group : 3 * group + 3], grid, align_corners=False
-            )
+            sampled = torch.nn.functional.grid_sample(feature[:, 3 * group : 3 * group + 3], grid, align_corners=False)
             expected[:, :, group] += sampled.permute(0, 2, 3, 1) * weights[:, :, group, :, level, None]
     got = ops.adaptive_sample(value, case.shapes, case.strides, points, weights)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
@@ -134,9 +132,7 @@ def test_a_stale_library_of_a_failed_build_is_not_loaded(monkeypatch, tmp_path):
 @pytest.mark.parametrize("wanted", ["", "reference"])
 def test_module_describes_itself_and_checks(wanted):
     environment = {**os.environ, "SQR_OPS": wanted, "PYTHONPATH": str(ROOT / "projects" / "SQR")}
-    result = subprocess.run(
-        [sys.executable, "-m", "sqr.ops"], capture_output=True, text=True, env=environment
-    )
+    result = subprocess.run([sys.executable, "-m", "sqr.ops"], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("ok\n") >= 2
     if wanted:

@@ -73,7 +73,7 @@ def analyze_config(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if result is not None:
         image_root = args.images or image_root_of(dataset_name_of(cfg))
-        publish(result, args.output, image_root=image_root, report=not args.no_report)
+        publish(result, args.output, image_root=image_root, report=not args.no_report, strips=args.strips)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -90,7 +90,7 @@ def run_predictions(args: argparse.Namespace) -> int:
         partial=args.partial,
     )
     save_analysis(result, args.output)
-    publish(result, args.output, image_root=image_root, report=not args.no_report)
+    publish(result, args.output, image_root=image_root, report=not args.no_report, strips=args.strips)
     return 0
 
 
@@ -137,15 +137,20 @@ def load_and_analyze(
     return result, images or meta.get("image_root") or None
 
 
-def publish(result: StageAnalysis, output: str | Path, *, image_root: str | None, report: bool = True) -> Path | None:
-    """Print the tables, draw the figures and write the report; returns the report's path."""
+def publish(
+    result: StageAnalysis, output: str | Path, *, image_root: str | None, report: bool = True, strips: int = 6
+) -> Path | None:
+    """Print the tables, draw the figures and stage strips, write the report; returns the report's path."""
     from .figures import write_figures
     from .report import write_report
+    from .stage_strip import write_stage_strips
 
     output = Path(output)
     print(format_summary(result.summary()))
     name = result.predictions.source or "model"
     write_figures({name: result}, output / "figures")
+    if image_root:
+        write_stage_strips(result, output / "figures", image_root=image_root, count=strips)
     print(f"\nNumbers:  {output / 'stage_analysis.json'}, {output / 'stage_analysis.csv'}")
     print(f"Figures:  {output / 'figures'}")
     if not report:
@@ -253,6 +258,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ious", type=float, nargs="+", default=list(RATE_IOUS), help="IoU thresholds of the rates")
     parser.add_argument("--epsilons", type=float, nargs="+", default=list(EPSILONS), help="margins of marginal cases")
     parser.add_argument("--partial", action="store_true", help="evaluate on the predicted images only")
+    parser.add_argument("--strips", type=int, default=6, help="images to draw stage strips of; needs the images")
     parser.add_argument("--no-report", action="store_true", help="do not write report.html")
 
 

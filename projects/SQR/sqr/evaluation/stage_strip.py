@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .analysis import StageAnalysis
 from .stage_errors import StageErrors
-from .tracks import QueryTrack, follow
+from .tracks import QueryTrack, follow, worst_cases
 
 # Colour and line say the same thing, so that a print in grey still tells them apart.
 STYLES = {
@@ -79,6 +81,46 @@ def draw_stage_strip(
         if title:
             figure.suptitle(title, x=0.01, ha="left")
     return figure
+
+
+def write_stage_strips(
+    analysis: StageAnalysis, directory: str | Path, *, image_root: str | Path, count: int = 6, queries: int = 3
+) -> list[Path]:
+    """Write strips of the images with the worst faded and exacerbated queries, at the first IoU threshold.
+
+    Args:
+        analysis: what to show.
+        directory: where ``strip_NAME.png`` go, one an image.
+        image_root: folder of the dataset's images.
+        count: images, half of them by true positives that faded, half by false positives that were exacerbated.
+        queries: queries to follow on an image.
+
+    Returns:
+        The paths written; images that are not in ``image_root`` are left out.
+    """
+    if not analysis.errors or count < 1:
+        return []
+    errors, directory = analysis.errors[0], Path(directory)
+    images: list[int] = []
+    for cases, share in ((errors.true, (count + 1) // 2), (errors.false, count // 2)):
+        worst = [int(cases.image[n]) for n in worst_cases(analysis, cases, count=count, per_image=1)]
+        images += [image for image in worst if image not in images][:share]
+    paths = []
+    for image in images:
+        file_name = Path(analysis.gt.file_names[image])
+        if not (Path(image_root) / file_name).is_file():
+            continue
+        figure = draw_stage_strip(
+            np.asarray(Image.open(Path(image_root) / file_name).convert("RGB")),
+            worst_tracks_of_image(analysis, errors, image, count=queries),
+            analysis.gt.class_names,
+            objects=analysis.gt.box[analysis.gt.image == image],
+            title=str(file_name),
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        paths.append(directory / f"strip_{'_'.join(file_name.with_suffix('').parts)}.png")
+        figure.savefig(paths[-1])
+    return paths
 
 
 def worst_tracks_of_image(

@@ -155,8 +155,8 @@ def timed_call(call: Callable, arguments: tuple[Tensor, ...], backward: bool) ->
 def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, roof: dict) -> float:
     """Seconds the machine needs at least: every tensor moved once, or the arithmetic, whichever is longer.
 
-    Pixels are counted once, as if every cache were perfect, and only as many as the taps can read, so no kernel
-    reaches this.
+    Pixels are counted once, as if every cache were perfect, and only as many as the taps can read, so no
+    kernel reaches this.
     """
     value, locations, weights = arguments
     channels, taps = value.shape[-1], weights.numel()
