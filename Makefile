@@ -9,7 +9,7 @@ DETECTRON2 ?=
 PYTHON := $(VENV)/bin/python
 OUTPUT ?= output/demo
 PYTEST_ARGS ?= -n 2 --dist loadfile
-DEMO_ARGS ?=
+DEMO_ARGS ?= train.max_iter=1300
 
 SOURCES := setup.py $(wildcard projects/SQR/sqr/csrc/* projects/SQR/sqr/csrc/*/*)
 
