@@ -7,6 +7,7 @@ train = {
     # A path or URL of initial weights: Detectron2 .pth or .pkl, a torchvision ResNet, a published
     # detector; "" for none.
     "init_checkpoint": "",
+    "init_modules": [],  # take only these from it, ["backbone"] for instance; empty: everything that fits
     "max_iter": 90000,
     "seed": 42,  # of everything: weights, sample order, augmentation, dropout; -1 draws one and records it
     "device": "cuda" if torch.cuda.is_available() else "cpu",
