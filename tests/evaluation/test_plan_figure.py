@@ -9,7 +9,7 @@ from sqr.recollection import Plan
 def test_every_group_is_drawn_and_the_chain_lies_at_the_bottom():
     plan = Plan.selective(4)
     (axis,) = draw_plans({"SQR": plan}).axes
-    start, *columns = sorted(axis.collections, key=lambda c: c.get_offsets()[0][0])
+    _, *columns = sorted(axis.collections, key=lambda c: c.get_offsets()[0][0])
     assert [len(c.get_offsets()) for c in columns] == list(plan.groups)
     assert all(min(y for _, y in c.get_offsets()) == 0 == c.get_offsets()[-1][1] for c in columns)
     assert len(axis.lines) == plan.total  # one line a group, to where it came from
