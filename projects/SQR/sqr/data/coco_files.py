@@ -94,7 +94,7 @@ def _read_coco_summary(path: str, mtime_ns: int, size: int) -> CocoSummary:
 def _check_records(path: str, what: str, records: list[dict], keys: tuple[str, ...]) -> None:
     seen = set()
     for record in records:
-        lacking = [key for key in keys if key not in record]
+        lacking = [key for key in keys if not isinstance(record, dict) or record.get(key) is None]
         if lacking:
             raise ValueError(f"annotation file {path!r}: {what} {record} lacks {lacking}")
         if record["id"] in seen:

@@ -15,6 +15,10 @@ ROBOFLOW_FILE = "_annotations.coco.json"
 _ALIASES = {alias: split for split, aliases in yolo.SPLIT_FOLDERS.items() for alias in aliases}
 
 
+class UnknownLayoutError(ValueError):
+    """A folder in which no dataset is recognised."""
+
+
 @dataclass(frozen=True)
 class CocoSplit:
     """An annotation file in COCO's format.
@@ -79,8 +83,9 @@ def find_dataset(root: str) -> DatasetFolder:
     """Recognise the dataset in a folder, or that of a ``data.yaml``.
 
     Raises:
-        FileNotFoundError: there is nothing at ``root``.
-        ValueError: no known layout; the message says what was looked for and what is there.
+        FileNotFoundError: there is nothing at ``root``, or a ``data.yaml`` names images that are not there.
+        UnknownLayoutError: no known layout; the message says what was looked for and what is there.
+        ValueError: a ``data.yaml`` that makes no sense.
     """
     root = os.path.expanduser(str(root))
     if not os.path.exists(root):
@@ -88,7 +93,7 @@ def find_dataset(root: str) -> DatasetFolder:
     if os.path.isfile(root):
         if root.lower().endswith((".yaml", ".yml")):
             return _sorted(root, "YOLO", _yolo_splits(root))
-        raise ValueError(f"the dataset {root!r} is a file; give its folder, or a data.yaml")
+        raise UnknownLayoutError(f"the dataset {root!r} is a file; give its folder, or a data.yaml")
     finders: tuple[tuple[str, Callable[[str], dict]], ...] = (
         ("Roboflow COCO", _roboflow_splits),
         ("COCO", _coco_splits),
@@ -100,7 +105,7 @@ def find_dataset(root: str) -> DatasetFolder:
             return _sorted(root, layout, splits)
     there = sorted(os.listdir(root))
     shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
-    raise ValueError(
+    raise UnknownLayoutError(
         f"no dataset recognised in {root!r}: looked for train/{ROBOFLOW_FILE} (Roboflow COCO), "
         f"annotations/instances_*.json (COCO) and data.yaml (YOLO); it holds {shown}"
     )
