@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import ColorMode, Visualizer
 
 from ..images import read_image
 from .inspection import Inspection
@@ -16,7 +16,7 @@ from .probe import ImageFacts
 from .records import ImageRecord
 from .report import class_names
 
-_LONGEST = 640  # px at which an image is drawn: enough for the page
+_LONGEST = 640  # px at which an image is drawn
 
 
 def write_contact_sheet(inspection: Inspection, path: str | Path, *, count: int = 16, columns: int = 4) -> int:
@@ -37,7 +37,10 @@ def write_contact_sheet(inspection: Inspection, path: str | Path, *, count: int 
     chosen = _choose(inspection, count)
     if not chosen:
         return 0
-    metadata = Metadata(name="contact sheet", thing_classes=class_names(inspection))
+    names = class_names(inspection)
+    palette = matplotlib.colormaps["tab20"]
+    colors = [[255 * c for c in palette(i % palette.N)[:3]] for i in range(len(names))]
+    metadata = Metadata(name="contact sheet", thing_classes=names, thing_colors=colors)
     rows = -(-len(chosen) // columns)
     with matplotlib.rc_context({"font.size": 7}):
         figure = Figure(figsize=(3.2 * columns, 3.0 * rows), layout="constrained")
@@ -54,14 +57,15 @@ def write_contact_sheet(inspection: Inspection, path: str | Path, *, count: int 
 def draw_boxes(image: ImageRecord, metadata: Metadata) -> np.ndarray:
     """``(height, width, 3)`` uint8 RGB: a readable image with its boxes and class names, scaled to the page."""
     pixels = read_image(image.path, annotated_size=image.size)
-    scale = min(1.0, _LONGEST / max(pixels.shape[:2]))
+    scale = _LONGEST / max(pixels.shape[:2])
     names = metadata.thing_classes
     annotations = [
         {"bbox": item.box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": names.index(item.category),
          "iscrowd": int(item.crowd)}
         for item in image.objects
     ]  # fmt: skip
-    return Visualizer(pixels, metadata, scale=scale).draw_dataset_dict({"annotations": annotations}).get_image()
+    visualizer = Visualizer(pixels, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)  # a colour a class
+    return visualizer.draw_dataset_dict({"annotations": annotations}).get_image()
 
 
 def _choose(inspection: Inspection, count: int) -> list[tuple[str, ImageRecord, list[str]]]:
