@@ -13,7 +13,7 @@ CONFIGS = ROOT / "configs"
 RECIPES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.py")
-    if path.relative_to(CONFIGS).parts[0] not in ("common", "models")
+    if path.relative_to(CONFIGS).parts[0] not in ("common", "models") and not path.name.startswith("finetune_")
 )
 STRATEGIES = {"sqr": Plan.selective, "dqr": Plan.dense, "dqrr": Plan.dense_recurrent}
 
