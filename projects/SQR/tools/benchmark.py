@@ -22,6 +22,7 @@ from sqr.engine import UserError
 BENCHMARKS = {
     "ops": "the operators against their references and the machine's limits",
     "train": "a training step by plan, and SQR against other ways of running it",
+    "memory": "will it fit? predicted peak memory by plan, and a recommendation",
 }
 
 

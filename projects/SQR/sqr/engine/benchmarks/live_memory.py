@@ -54,17 +54,3 @@ class LiveMemory(TorchDispatchMode):
         self._storages[key] = weakref.ref(storage, freed)
         self.live += size
         self.peak = max(self.peak, self.live)
-
-
-def optimizer_state_ratio(make_optimizer) -> float:
-    """Bytes of optimizer state a byte of parameters: 2 for Adam.
-
-    Args:
-        make_optimizer: module -> optimizer over its parameters.
-    """
-    module = torch.nn.Linear(64, 64, bias=False)
-    optimizer = make_optimizer(module)
-    module(torch.zeros(1, 64)).sum().backward()
-    optimizer.step()
-    state = [x for s in optimizer.state.values() for x in s.values() if isinstance(x, Tensor) and x.dim()]
-    return sum(x.nbytes for x in state) / module.weight.nbytes

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import instantiate
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...targets import Targets
-from .live_memory import LiveMemory, optimizer_state_ratio
-from .subjects import decode, make_optimizer
+from .live_memory import LiveMemory
+from .subjects import decode
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def predict(cfg: DictConfig, *, size: tuple[int, int], images: int, objects: int
     targets = Targets.from_lists(
         [torch.zeros(objects, dtype=torch.int64)] * images, [torch.full((objects, 4), 0.5)] * images
     )
-    ratio = optimizer_state_ratio(lambda module: make_optimizer(cfg, module))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    ratio = optimizer_state_ratio(cfg)
+    with FakeTensorMode(allow_non_fake_inputs=True), _AnyNumbers():
         model = instantiate(cfg.model).train()
         return _step(model, cfg, targets, (images, *size), ratio)
 
@@ -92,6 +94,30 @@ def _forward(model: nn.Module, cfg: DictConfig, targets: Targets, shape: tuple[i
         criterion = model.criterion
         criterion.matcher = _AnyAssignment(criterion.matcher)
         return criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
+
+
+def optimizer_state_ratio(cfg: DictConfig) -> float:
+    """Bytes of the config's optimizer state a byte of trainable parameters: 2 for Adam."""
+    target = cfg.optimizer["_target_"]
+    options = {key: value for key, value in cfg.optimizer.items() if key not in ("_target_", "params")}
+    weight = nn.Parameter(torch.zeros(64, 64))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = (locate(target) if isinstance(target, str) else target)([weight], **options)
+    optimizer.step()
+    state = [x for x in optimizer.state[weight].values() if isinstance(x, Tensor) and x.dim()]
+    return sum(x.nbytes for x in state) / weight.nbytes
+
+
+class _AnyNumbers(TorchDispatchMode):
+    """Answers questions about numbers that fake tensors cannot: a mask selects everything, a scalar is 1."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype is torch.bool:
+            mask = args[1][0]
+            return args[0].new_empty((mask.numel(), *args[0].shape[mask.dim() :]))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        return func(*args, **(kwargs or {}))
 
 
 class _AnyAssignment:
