@@ -9,5 +9,6 @@ from ..models.adamixer_quick import model
 
 model.num_classes = "${data.num_classes}"
 optimizer.lr = 4e-4
+optimizer.params.lr_multipliers = {"backbone": 3.0}  # the backbone is from scratch
 train.clip_grad.max_norm = 1.0
 train.output_dir = "output/adamixer_shapes"

@@ -9,5 +9,5 @@ from ..models.dab_detr_quick import model
 
 model.num_classes = "${data.num_classes}"
 optimizer.lr = 4e-4
-optimizer.params.lr_multipliers = {}  # the backbone is from scratch
+optimizer.params.lr_multipliers = {"backbone": 3.0}  # the backbone is from scratch
 train.output_dir = "output/dab_detr_shapes"
