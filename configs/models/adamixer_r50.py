@@ -44,6 +44,7 @@ model = L(QueryBasedDetector)(
             dropout=0.0,
         ),
         plan="sequential",
+        inference_plan=None,  # the cascade of all stages
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(

@@ -43,6 +43,7 @@ model = L(QueryBasedDetector)(
             activation="${...encoder.layers.activation}",
         ),
         plan="sequential",
+        inference_plan=None,  # the cascade of all stages
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(

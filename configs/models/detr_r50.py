@@ -41,6 +41,7 @@ model = L(QueryBasedDetector)(
             dropout="${...encoder.layers.dropout}",
         ),
         plan="sequential",
+        inference_plan=None,  # the cascade of all stages
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
