@@ -1,4 +1,4 @@
-"""dab_detr_r50_50ep with dense recollection and recurrence, for running the last stage alone in a loop.
+"""dab_detr_r50_50ep with dense recollection and recurrence, to run the last stage alone in a loop.
 
 No published figure. Not run here.
 """

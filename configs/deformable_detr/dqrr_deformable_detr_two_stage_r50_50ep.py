@@ -1,4 +1,4 @@
-"""deformable_detr_two_stage_r50_50ep with dense recollection and recurrence, for running the last stage alone in a loop.
+"""deformable_detr_two_stage_r50_50ep with dense recollection and recurrence, to run the last stage alone in a loop.
 
 No published figure. Not run here.
 """

@@ -1,4 +1,4 @@
-"""detr_r50_300ep with dense recollection and recurrence, for running the last stage alone in a loop.
+"""detr_r50_300ep with dense recollection and recurrence, to run the last stage alone in a loop.
 
 No published figure. Not run here.
 """

@@ -6,8 +6,8 @@ trained otherwise can be cut too, but its last stage never saw what the loop fee
 
 What differs between stages, detector by detector, and what becomes of it in a decoder of one stage:
 
-- Deformable DETR, plain, and DETR: nothing but the layers; heads (and DETR's output norm) are shared, and listed in each
-  stage's state, so they stay.
+- Deformable DETR, plain, and DETR: nothing but the layers; heads (and DETR's output norm) are shared, and listed in
+  each stage's state, so they stay.
 - Deformable DETR with refinement, two-stage, H-DETR, AdaMixer: heads of its own in every stage; the last stage's stay.
   The loop starts at points, proposals or full-image boxes and goes on from refined boxes, of which dense recollection
   trains both (paths ``0-6`` and ``...-6-6``). The encoder's proposal heads belong to the query generator and stay.
