@@ -43,12 +43,14 @@ def test_two_processes_have_the_gradients_of_one(folder):
             torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_train_and_evaluate_like_one(folder):
-    one, two = (torch.load(folder / f"run_{n}" / "model_final.pth", weights_only=True) for n in (1, 2))
+@pytest.mark.parametrize("kind", ["run", "parts"], ids=["at_once", "accumulated"])
+def test_two_processes_train_and_evaluate_like_one(folder, kind):
+    names = ("run_1", f"{kind}_2")
+    one, two = (torch.load(folder / name / "model_final.pth", weights_only=True) for name in names)
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-5)
     assert one["trainer"]["samples_seen"] == two["trainer"]["samples_seen"] == 16
-    a, b = read_metrics(folder / "run_1"), read_metrics(folder / "run_2")
+    a, b = (read_metrics(folder / name) for name in names)
     for name in (k for k in a[2] if "loss" in k):
         assert b[2][name] == pytest.approx(a[2][name], rel=1e-4), name
 
