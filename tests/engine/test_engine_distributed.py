@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 
+import train_net
 from engine_toys import TOY_CONFIG, read_metrics
 from engine_workers import train_or_fail, work
 from sqr.engine import UsageError, run_command
@@ -111,3 +112,17 @@ def test_signal_to_the_whole_group_saves_and_leaves(tmp_path, number, options):
     assert f"error: stopped by {number.name} after " in err and "--resume" in err and "Traceback" not in err
     name = (tmp_path / "last_checkpoint").read_text()
     assert torch.load(tmp_path / name, weights_only=True)["iteration"] == int(name[6:13])
+
+
+@pytest.mark.slow
+def test_an_error_on_one_process_saves_what_all_have_done(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    options = ["--num-gpus", "2", "--dist-url", "auto", f"train.output_dir={tmp_path}", "train.device=cpu"]
+    # image 104 is number 9 of the run: process 1 fails to load it in the third iteration, which process 0 is in
+    options += ["dataloader.train.mapper._target_=engine_toys.BrokenMapper", "train.eval_period=0"]
+    args = default_argument_parser().parse_args(["--config-file", TOY_CONFIG, *options])
+    assert run_command(train_net.main, args) == 1
+    assert "error: cannot load the training image toy_4.png" in capfd.readouterr().err
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    saved = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    assert saved["trainer"]["samples_seen"] == 8

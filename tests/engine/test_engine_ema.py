@@ -73,3 +73,14 @@ def test_a_checkpoint_without_ema_is_one_clear_error(averaged_run, tmp_path):
         load_model_weights(ToyDetector(), str(tmp_path / "a.pth@ema"))
     with pytest.raises(UserError, match="EMA weights are of another model"):
         ModelEMA(ToyDetector(channels=5)).load_state_dict(load(averaged_run / "model_final.pth")["ema"])
+
+
+def test_switching_the_average_on_or_off_in_a_resumed_run_is_said(tmp_path):
+    for name, before, after, said in (
+        ("on", [], ["train.ema.enabled=True"], "the average (train.ema) starts from its weights"),
+        ("off", ["train.ema.enabled=True"], [], "The checkpoint's averaged weights are left behind"),
+    ):
+        assert run_toy(tmp_path / name, "+model.interrupt_at=3", *before) == 130
+        assert run_toy(tmp_path / name, *after, resume=True) == 0
+        assert said in (tmp_path / name / "log.txt").read_text()
+    assert load(tmp_path / "on" / "model_final.pth")["ema"]["num_updates"] == 9
