@@ -2,7 +2,7 @@
 
 from .checkpointer import Checkpointer
 from .command_line import run_command
-from .config import check_calls, find_config, load_config, save_config
+from .config import check_calls, find_config, load_config, name_zoo_checkpoint, save_config
 from .distributed import create_ddp_model, resolve_device, unwrap
 from .errors import TrainingInterrupted, UsageError, UserError, as_user_error
 from .model_weights import load_model_weights
@@ -36,6 +36,7 @@ __all__ = [
     "get_param_groups",
     "load_config",
     "load_model_weights",
+    "name_zoo_checkpoint",
     "resolve_device",
     "run_command",
     "run_eval_only",

@@ -46,6 +46,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     cfg = apply_overrides(cfg, overrides)
     check_train_section(cfg)
     check_calls(cfg)
+    name_zoo_checkpoint(cfg, name)
     return cfg
 
 
@@ -81,6 +82,31 @@ def check_train_section(cfg: DictConfig) -> None:
             value = value.get(part)
         if type(value) is not int or value < least:
             raise UsageError(f"train.{key}={value}: must be a whole number, at least {least}")
+
+
+def name_zoo_checkpoint(cfg: DictConfig, config: str) -> None:
+    """Put the address ``zoo://NAME`` of the config's own checkpoint in the place of ``train.init_checkpoint=zoo``.
+
+    Args:
+        cfg: changed in place.
+        config: the name or path that ``cfg`` was loaded from.
+
+    Raises:
+        UsageError: the model zoo has no checkpoint of this config; those that there are are listed.
+    """
+    if cfg.train.get("init_checkpoint") != "zoo":
+        return
+    from sqr import model_zoo
+
+    try:
+        name = model_zoo.config_name(config)
+        model_zoo.get_checkpoint_url(name)
+    except ValueError as error:
+        known = ", ".join(model_zoo.SCHEME + n for n in model_zoo.checkpoint_names()) or "none yet"
+        raise UsageError(
+            f"train.init_checkpoint=zoo: {config} has no trained checkpoint in the model zoo; there are: {known}"
+        ) from error
+    cfg.train.init_checkpoint = f"{model_zoo.SCHEME}{name}"
 
 
 def check_calls(cfg: DictConfig) -> None:
