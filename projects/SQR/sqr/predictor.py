@@ -303,7 +303,7 @@ def _as_array(image: object, image_format: str, color: str | None) -> np.ndarray
     elif isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.dtype != np.uint8:
             raise ValueError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
-        pixels = image.reshape(*image.shape[:2], -1)
+        pixels = image[:, :, None] if image.ndim == 2 else image
         color = color or "BGR"
     else:
         raise TypeError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
