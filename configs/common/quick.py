@@ -11,7 +11,7 @@ train.eval_period = 500
 train.checkpointer.period = 500
 
 
-def narrow_dense(model, num_queries: int = 50):
+def narrow_dense(model, num_queries: int = 30):
     """Narrow a detector with one dense memory: features of stride 8, 1 encoder layer, 96 channels."""
     model.backbone = one_level_backbone
     model.encoder.in_feature = "res3"
