@@ -1,4 +1,4 @@
-"""Every detector at a size that exports in seconds: a backbone of three convolutions, C 16, two stages, 5 classes."""
+"""Every detector at a size that exports in seconds: a backbone of three convolutions, at most two stages, 5 classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from helpers import build
 from small_models import DETECTORS, lively, small_config
 
 EXPORTED = [*DETECTORS, "h_deformable_detr"]
+ONE_STAGE = ["deformable_plain", "deformable_two_stage", "detr", "h_deformable_detr"]  # whose stages are all alike
+NO_ENCODER = ["deformable_refine", "dab_deformable_detr", "group_detr", "h_deformable_detr"]  # with another's encoder
 
 
 class ThreeConvolutions(nn.Module):
@@ -25,9 +27,13 @@ class ThreeConvolutions(nn.Module):
         return features
 
 
-def export_config(detector: str, plan: str = "selective"):
+def export_config(detector: str, plan: str = "selective", num_stages: int | None = None):
     """A model config; ``detector`` is one of ``EXPORTED``."""
-    cfg = small_config("deformable_two_stage" if detector == "h_deformable_detr" else detector, plan, num_stages=2)
+    num_stages = num_stages or (1 if detector in ONE_STAGE else 2)
+    base = "deformable_two_stage" if detector == "h_deformable_detr" else detector
+    cfg = small_config(base, plan, num_stages=num_stages)
+    if detector in NO_ENCODER:
+        cfg.encoder.layers.num_layers = 0
     cfg.backbone = {"_target_": ThreeConvolutions}
     if "deformable" in detector:
         cfg.encoder.num_levels = 2
@@ -48,6 +54,6 @@ def export_config(detector: str, plan: str = "selective"):
     return cfg
 
 
-def export_model(detector: str, plan: str = "selective"):
+def export_model(detector: str, plan: str = "selective", num_stages: int | None = None):
     """A model with random weights, in evaluation mode."""
-    return lively(build(export_config(detector, plan))).eval()
+    return lively(build(export_config(detector, plan, num_stages))).eval()

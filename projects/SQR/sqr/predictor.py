@@ -120,7 +120,7 @@ class Predictor:
 
         Args:
             output_dir: the run's ``train.output_dir``.
-            checkpoint: name of a file in it (``model_best.pth``); the last checkpoint when None.
+            checkpoint: name of a file in it (``model_best.pth``, ``model_final.pth@ema``); the last checkpoint when None.
             overrides, device, score_threshold, batch_size: as :meth:`from_config`.
 
         Raises:
@@ -261,6 +261,7 @@ def run_files(output_dir: str | os.PathLike, checkpoint: str | None = None) -> t
         UserError: one of them is missing.
     """
     from .engine import UserError
+    from .engine.checkpoint_files import EMA
 
     folder = Path(output_dir)
     config = folder / "config.yaml"
@@ -272,7 +273,7 @@ def run_files(output_dir: str | os.PathLike, checkpoint: str | None = None) -> t
             raise UserError(f"{folder} holds no last_checkpoint: nothing was saved yet, or name a checkpoint")
         checkpoint = last.read_text().strip()
     path = folder / checkpoint
-    if not path.is_file():
+    if not Path(str(path).removesuffix(EMA)).is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
         raise UserError(f"{path}: no such checkpoint; there are: {found}")
     return str(config), str(path)

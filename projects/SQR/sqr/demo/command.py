@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from PIL import Image
 
+from ..data import read_image
 from ..engine.errors import UsageError, UserError, one_line
 from ..engine.model_choice import add_model_options, chosen_model
 from ..predictor import Predictor
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 def _image(path: Path, target: Path, predictor: Predictor, args: argparse.Namespace, results: Results) -> None:
     """One image: detections, and the pictures that are wanted."""
     started = time.perf_counter()
-    pixels = _read(path)
+    pixels = read_image(str(path))
     instances = predictor(pixels, color="RGB")
     print(f"{path}: {_counts(instances, predictor)}  ({time.perf_counter() - started:.2f} s)", flush=True)
     results.add(str(path), instances)
@@ -158,14 +158,6 @@ def _video(source: Path | int, target: Path, predictor: Predictor, args: argpars
                 print(f"{name}: {done} of {video.num_frames or '?'} frames", flush=True)
     seconds = time.perf_counter() - started
     print(f"{name}: {done} frames  ({done / seconds:.1f} frames/s)", flush=True)
-
-
-def _read(path: Path) -> np.ndarray:
-    """``(height, width, 3)`` uint8 RGB, upright."""
-    try:
-        return read_image(str(path), "RGB")
-    except Exception as error:  # on a broken file PIL's decoders raise whatever their parser trips over
-        raise UserError(f"cannot read the image {path}: {one_line(error)}") from error
 
 
 def _show(picture: np.ndarray, wait: int) -> bool:

@@ -28,7 +28,7 @@ def draw_detections(image: np.ndarray, instances: Instances, class_names: Sequen
         class_names: ``K`` names.
 
     Returns:
-        A picture of the same size and kind.
+        A picture of the same kind, and size; images under 512 pixels are enlarged, which leaves room for the names.
 
     Raises:
         UserError: OpenCV, which Detectron2 draws with, is missing.
@@ -36,7 +36,8 @@ def draw_detections(image: np.ndarray, instances: Instances, class_names: Sequen
     opencv("drawing")
     from detectron2.utils.visualizer import Visualizer
 
-    visualizer = Visualizer(image, class_metadata(class_names))
+    scale = max(1.0, 512 / max(image.shape[:2]))
+    visualizer = Visualizer(image, class_metadata(class_names), scale=scale)
     return visualizer.draw_instance_predictions(instances.to("cpu")).get_image()
 
 
