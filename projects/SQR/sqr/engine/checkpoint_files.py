@@ -13,7 +13,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from .errors import UserError, one_line
+from .errors import UserError, as_user_error, one_line
 
 EMA = "@ema"
 """At the end of a checkpoint's path: its averaged weights."""
@@ -35,8 +35,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """Read a checkpoint's weights: ``.pth`` with or without an outer dictionary, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``); with ``@ema`` at its end, the averaged weights of a
-            checkpoint that a training with ``train.ema.enabled`` wrote.
+        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
+            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -54,6 +54,11 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
 
 
 def _fetch(source: str, name: str, hint: str) -> str:
+    from sqr.model_zoo import SCHEME, get_checkpoint_url
+
+    if source.startswith(SCHEME):
+        with as_user_error(ValueError, prefix=f"{name}: "):
+            source = get_checkpoint_url(source.removeprefix(SCHEME))
     is_url = "://" in source
     try:
         path = PathManager.get_local_path(source)
