@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .errors import UserError, one_line
 
+EMA = "@ema"
+"""At the end of a checkpoint's path: its averaged weights."""
+
 
 @dataclass
 class Weights:
@@ -32,7 +35,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """Read a checkpoint's weights: ``.pth`` with or without an outer dictionary, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``).
+        source: path or URL (``detectron2://``, ``https://``); with ``@ema`` at its end, the averaged weights of a
+            checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -40,7 +44,13 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
         UserError: no such file, not readable, not fetchable, or no tensors in it.
     """
     name = name or source
-    return _unpack(_read(_fetch(source, name, hint), name), name)
+    path = source.removesuffix(EMA)
+    data = _read(_fetch(path, name, hint), name)
+    if path != source:
+        if not isinstance(data, dict) or "ema" not in data:
+            raise UserError(f"{name}: the file holds no EMA weights (train.ema.enabled writes them); leave out {EMA}")
+        data = data["ema"]
+    return _unpack(data, name)
 
 
 def _fetch(source: str, name: str, hint: str) -> str:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UsageError, one_line
 from .overrides import apply_overrides
+from .train_section import check_train_section, prefer_overridden_length
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -44,6 +45,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     if missing:
         raise UsageError(f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}")
     cfg = apply_overrides(cfg, overrides)
+    prefer_overridden_length(cfg, overrides)
     check_train_section(cfg)
     check_calls(cfg)
     return cfg
@@ -67,20 +69,6 @@ def find_config(name: str) -> str:
         return model_zoo.get_config_file(name)
     except ValueError as error:
         raise UsageError(f"--config-file {name}: no such file, and {one_line(error)}") from None
-
-
-def check_train_section(cfg: DictConfig) -> None:
-    """Check the numbers of ``cfg.train`` that would otherwise fail deep inside a run.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-    for key, least in (("max_iter", 1), ("log_period", 1), ("eval_period", 0), ("checkpointer.period", 1)):
-        value: Any = cfg.train
-        for part in key.split("."):
-            value = value.get(part)
-        if type(value) is not int or value < least:
-            raise UsageError(f"train.{key}={value}: must be a whole number, at least {least}")
 
 
 def check_calls(cfg: DictConfig) -> None:
@@ -167,8 +155,13 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def save_config(cfg: DictConfig, path: str) -> None:
+def save_config(cfg: DictConfig, path: str, *, header: str = "") -> None:
     """Save a config as YAML.
+
+    Args:
+        cfg: the config.
+        path: of the file.
+        header: lines to put above it as comments.
 
     Raises:
         UsageError: it holds something YAML cannot, such as a lambda, and would not load back.
@@ -181,3 +174,6 @@ def save_config(cfg: DictConfig, path: str) -> None:
             f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and "
             "plain values in configs"
         ) from error
+    if header:
+        comments = "".join(f"# {line}\n" for line in header.splitlines())
+        Path(path).write_text(comments + Path(path).read_text())
