@@ -198,7 +198,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", "transformers>=5"],
         "bench": ["torch-ms-deform-attn"],
     },
     ext_modules=operators.get("ext_modules", []),
