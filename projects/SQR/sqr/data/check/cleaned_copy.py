@@ -165,8 +165,8 @@ def _write_image(
     if target.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
         pixels.save(target, format="JPEG", quality=95, subsampling=0)
     else:
-        target = target.with_suffix(".png")
-        if target.exists() or target.name in names.values():
-            target = target.with_name(f"{names[image.path].replace('.', '_')}.png")
+        name = target.with_suffix(".png").name
+        others = {other for path, other in names.items() if path != image.path}
+        target = target.with_name(f"{target.name.replace('.', '_')}.png" if name in others else name)
         pixels.save(target, format="PNG")
     return target.name
