@@ -166,7 +166,8 @@ def _write_image(
         pixels.save(target, format="JPEG", quality=95, subsampling=0)
     else:
         name = target.with_suffix(".png").name
-        others = {other for path, other in names.items() if path != image.path}
-        target = target.with_name(f"{target.name.replace('.', '_')}.png" if name in others else name)
+        if name != target.name and (name in names.values() or (folder / name).exists()):
+            name = f"{target.name.replace('.', '_')}.png"
+        target = folder / name
         pixels.save(target, format="PNG")
     return target.name
