@@ -30,6 +30,7 @@ OLDEST_TORCH = (2, 10)  # the first with all of the stable ABI the operators use
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 VIDEO = ["opencv-python-headless"]  # drawing and video in tools/demo.py
+TRANSFORMERS = ["transformers>=5"]  # to compare with, and its checkpoints in tests
 
 
 def version() -> str:
@@ -200,8 +201,8 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", *EXPORT, *VIDEO],
-        "bench": ["torch-ms-deform-attn"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", *EXPORT, *VIDEO, *TRANSFORMERS],
+        "bench": ["torch-ms-deform-attn", *TRANSFORMERS],
         "export": EXPORT,
         "video": VIDEO,
     },

@@ -75,7 +75,7 @@ def test_a_broken_image_is_named_and_costs_nothing_else(images, tmp_path, quick,
     (folder / "b.png").write_bytes(data[: len(data) // 2])
     (folder / "c.jpg").write_text("no image")
     (folder / "deeper" / "d.png").write_bytes(data)
-    code = main(["--input", str(folder), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")])
+    code = main([str(folder), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")])
     error = capsys.readouterr().err
     assert code == 1
     assert f"skipped: cannot read the image {folder / 'b.png'}: " in error and str(folder / "c.jpg") in error
@@ -135,7 +135,7 @@ def test_without_opencv_only_json(images, tmp_path, quick, monkeypatch, capsys):
 
 def test_options_name_the_model(images, tmp_path, quick, capsys):
     image, out = str(images / "000000.png"), ["--json", str(tmp_path / "all.json")]
-    main(["--input", image, *out])
+    main([image, *out])
     main(
         [
             "--input",

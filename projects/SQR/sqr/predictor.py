@@ -120,7 +120,7 @@ class Predictor:
 
         Args:
             output_dir: the run's ``train.output_dir``.
-            checkpoint: name of a file in it (``model_best.pth``, ``model_final.pth@ema``); its last one when None.
+            checkpoint: a file in it (``model_best.pth``, ``model_final.pth@ema``); the last checkpoint when None.
             overrides, device, score_threshold, batch_size: as :meth:`from_config`.
 
         Raises:

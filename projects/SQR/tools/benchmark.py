@@ -23,6 +23,8 @@ BENCHMARKS = {
     "ops": "the operators against their references and the machine's limits",
     "train": "a training step by plan, and SQR against other ways of running it",
     "memory": "will it fit? predicted peak memory by plan, and a recommendation",
+    "infer": "inference against Hugging Face transformers with the same weights",
+    "data": "the training loader against the training step",
 }
 
 

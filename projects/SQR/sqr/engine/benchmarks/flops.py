@@ -44,28 +44,39 @@ def forward_flops(model: nn.Module, size: tuple[int, int], images: int) -> dict[
     )
     analysis = FlopCountAnalysis(_Traceable(model), batch)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    analysis.set_op_handle(
-        **{
-            "aten::scaled_dot_product_attention": _attention,
-            "sqr::ms_deform_attn": lambda inputs, outputs: _sampling(inputs, points=_shape(inputs[2])[:-1]),
-            "sqr::adaptive_sample": lambda inputs, outputs: _sampling(inputs, points=_shape(inputs[4])),
-        }
-    )
+    analysis.set_op_handle(**HANDLES)
     with torch.no_grad():
         by_module = analysis.by_module()
     return {name: float(by_module[f"model.{name}"]) for name in ("backbone", "encoder", "query_generator", "decoder")}
 
 
 def _attention(inputs: list, outputs: list) -> Counter:
+    """Queries with keys, and weights with values."""
     *batch, queries, channels = _shape(inputs[0])
     keys = _shape(inputs[1])[-2]
     return Counter({"attention": 2 * math.prod(batch) * queries * keys * channels})
 
 
-def _sampling(inputs: list, points: list[int]) -> Counter:
-    """Four corners and a weight a sampled point and channel."""
-    return Counter({"sampling": 5 * math.prod(points) * _shape(inputs[0])[-1]})
+def _deformable_attention(inputs: list, outputs: list) -> Counter:
+    return _sampling(inputs[0], _shape(inputs[3]))
+
+
+def _adaptive_sample(inputs: list, outputs: list) -> Counter:
+    return _sampling(inputs[0], _shape(inputs[4]))
+
+
+def _sampling(value, weights: list[int]) -> Counter:
+    """Four corners and a weight for each sampled point, level and channel."""
+    return Counter({"sampling": 5 * math.prod(weights) * _shape(value)[-1]})
 
 
 def _shape(value) -> list[int]:
     return value.type().sizes()
+
+
+HANDLES = {
+    "aten::scaled_dot_product_attention": _attention,
+    "sqr::ms_deform_attn": _deformable_attention,
+    "sqr::adaptive_sample": _adaptive_sample,
+}
+"""fvcore's handles of the operators that it does not know."""

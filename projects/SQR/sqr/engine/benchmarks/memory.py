@@ -70,8 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-gpus", type=int, default=1, help="that share the config's total_batch_size")
     parser.add_argument("--batch", type=int, help="images a GPU, in the place of the config's total over --num-gpus")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the padded batch")
-    parser.add_argument("--objects", type=int, help="objects an image; by default 100, or as many as the model has queries")
-    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument(
+        "--objects", type=int, help="objects an image; by default 100, or as many as the model has queries"
+    )
+    parser.add_argument(
+        "--plans", nargs="+", metavar="PLAN", help="by default the config's and the three of the papers"
+    )
     parser.add_argument("--budget", help="memory of a GPU, such as 24GB: recommends what fits")
     parser.add_argument("--measure", action="store_true", help="also run the steps, and compare")
     parser.add_argument("--params", action="store_true", help="size of model and checkpoints, and operations, instead")
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> dict:
     print(f"{args.config_file}: batches of {images} images, padded to {size[0]}x{size[1]} at most")
     rows = [
         predict_row(cfg, plan, options, size=size, objects=args.objects)
-        for plan in args.plans
+        for plan in args.plans or dict.fromkeys([*PLANS, *filter(None, [own_plan(cfg)])])
         for options in available_options(plan, len_stages=cfg.model.decoder.stages.get("num_stages", 6))
     ]
     budget = parse_bytes(args.budget) if args.budget else None
@@ -118,9 +122,7 @@ def batch_per_gpu(cfg: DictConfig, num_gpus: int) -> int:
     """
     total = cfg.dataloader.train.total_batch_size
     if num_gpus < 1 or total % num_gpus:
-        raise UsageError(
-            f"--num-gpus {num_gpus}: dataloader.train.total_batch_size={total} must be a multiple of it"
-        )
+        raise UsageError(f"--num-gpus {num_gpus}: dataloader.train.total_batch_size={total} must be a multiple of it")
     return total // num_gpus
 
 
@@ -152,9 +154,9 @@ def available_options(plan: str, len_stages: int) -> list[dict[str, object]]:
 
 
 def own_plan(cfg: DictConfig) -> str | None:
-    """The config's plan, if it has one of the names that are predicted."""
+    """The name of the config's plan; None for one that has no name."""
     plan = cfg.model.decoder.get("plan", "sequential")
-    return plan if plan in PLANS else None
+    return plan if isinstance(plan, str) else None
 
 
 def predict_row(cfg: DictConfig, plan: str, options: Mapping, *, size: tuple[int, int], objects: int) -> Row:

@@ -8,17 +8,21 @@ once, so the figure is of live tensors and not of an allocator's habits. On a GP
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..errors import UserError
+from .executions import running
+from .subjects import Subject, load_subject_config, random_batch
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 PARTS = ("step", "decoder")
@@ -70,41 +74,34 @@ def measure(what: Measurement) -> Peak:
 
 def _measure_here(what: Measurement) -> Peak:
     """One warm-up step of one image, then one of the batch."""
-    import argparse
-
-    from .executions import running
-    from .subjects import Subject, load_subject_config, random_batch
-
     on_cpu = what.device == "cpu"
-    outside = _resident() if on_cpu else 0
+    outside = _resident() if on_cpu else torch.cuda.memory_allocated()
     cfg = load_subject_config(argparse.Namespace(**asdict(what)))
     subject = Subject.from_config(cfg, seed=what.seed)
     batches = [
-        random_batch(
-            what.size, images=n, objects=what.objects, num_classes=subject.model.num_classes, seed=what.seed
-        )
+        random_batch(what.size, images=n, objects=what.objects, num_classes=subject.model.num_classes, seed=what.seed)
         for n in (1, what.batch)
     ]
     with running(subject.model, what.plan, what.execution):
         subject.step(batches[0])  # gradients and optimizer state exist from here on
-        step = lambda: subject.step(batches[1])  # noqa: E731
         if what.part == "decoder":
-            memory, targets = subject.encode(batches[1])
-            step = lambda: subject.decoder_step(memory, targets)  # noqa: E731
+            step = partial(subject.decoder_step, *subject.encode(batches[1]))
+        else:
+            step = partial(subject.step, batches[1])
         gc.collect()
         state = state_bytes(subject)
-        if on_cpu:
-            # What libraries loaded and keep in the warm-up is not the step's.
-            outside = max(outside, _resident() - state)
-            _reset_peak()
+        if not on_cpu:
+            torch.cuda.reset_peak_memory_stats()
             step()
-            return Peak(state, _peak() - outside)
-        torch.cuda.reset_peak_memory_stats()
+            return Peak(state, torch.cuda.max_memory_allocated() - outside)
+        # What libraries loaded and keep in the warm-up is not the step's.
+        outside = max(outside, _resident() - state)
+        _reset_peak()
         step()
-        return Peak(state, torch.cuda.max_memory_allocated())
+        return Peak(state, _peak() - outside)
 
 
-def state_bytes(subject) -> int:
+def state_bytes(subject: Subject) -> int:
     """Bytes of parameters, buffers, gradients and optimizer state."""
     tensors = [*subject.model.parameters(), *subject.model.buffers()]
     tensors += [p.grad for p in subject.model.parameters() if p.grad is not None]

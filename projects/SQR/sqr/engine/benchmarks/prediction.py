@@ -3,7 +3,7 @@
 The step is run on PyTorch's fake tensors, which have sizes and no data, and the bytes of live tensors are counted after
 each operation: parameters, old gradients and optimizer state, everything saved for the backward pass, and what lives
 for a moment. Only the assignment of queries to objects, which needs numbers, is replaced by an arbitrary one. Not
-counted: workspaces inside operators, the allocator's fragments, the CUDA context, other processes' buckets of gradients.
+counted: workspaces inside operators, the allocator's fragments, the CUDA context, DistributedDataParallel's buckets.
 """
 
 from __future__ import annotations

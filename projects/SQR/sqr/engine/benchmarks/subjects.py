@@ -1,4 +1,4 @@
-"""What benchmarks measure: a config's model with random weights, random images and objects, a training step in parts."""
+"""What benchmarks measure: a model of random weights, random images and objects, a training step in parts."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def random_batch(size: tuple[int, int], *, images: int, objects: int, num_classe
         instances.gt_boxes = Boxes(torch.cat((low, high), dim=1) * torch.tensor([width, height, width, height]))
         instances.gt_classes = torch.randint(num_classes, (objects,), generator=generator)
         image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
-        batch.append(
-            {"image": image, "instances": instances, "image_id": image_id, "height": height, "width": width}
-        )
+        batch.append({"image": image, "instances": instances, "image_id": image_id, "height": height, "width": width})
     return batch
 
 
@@ -100,14 +98,11 @@ class Subject:
 
     @staticmethod
     def from_config(cfg: DictConfig, *, seed: int = 0) -> Subject:
-        """Random weights; matrices that start at zero become small noise, so that boxes and sampling points differ."""
+        """Random weights; see :func:`fill_zero_matrices`."""
         torch.manual_seed(seed)
         with as_user_error(ValueError, prefix="model: "):
             model = instantiate(cfg.model)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.ndim > 1 and not name.startswith("backbone.") and not parameter.any():
-                    parameter.normal_(std=_SPREAD)
+        fill_zero_matrices(model)
         model.to(cfg.train.device).train()
         clip, amp = cfg.train.clip_grad, cfg.train.amp
         return Subject(
@@ -206,6 +201,14 @@ def repeat_memory(memory: object, times: int) -> object:
         if isinstance(value, Tensor) and len(value) == batch:
             repeated[field.name] = value.repeat(times, *[1] * (value.dim() - 1))
     return replace(memory, **repeated)
+
+
+@torch.no_grad()
+def fill_zero_matrices(model: nn.Module) -> None:
+    """Put small noise in the place of matrices that start at zero: as after some training, boxes and points differ."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.normal_(std=_SPREAD)
 
 
 def make_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -78,9 +78,7 @@ def interleaved_parts(
             if step >= warmup:
                 for part, clocks in (*laps.parts.items(), (TOTAL, total)):
                     samples[name].setdefault(part, []).append(clocks)
-    return {
-        name: {part: _summary(clocks, device) for part, clocks in parts.items()} for name, parts in samples.items()
-    }
+    return {name: {part: _summary(clocks, device) for part, clocks in parts.items()} for name, parts in samples.items()}
 
 
 def least_disturbed(device: str) -> str:

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", nargs="*", choices=PARTS, default=["step"], help="whose peak memory to measure")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scaling", action="store_true", help="also twice the queries and twice the groups")
+    parser.add_argument("--profile", choices=VARIANTS, metavar="VARIANT", help="also where its step's time goes")
     parser.add_argument("--flops", action="store_true", help="also the forward pass's operations by plan")
 
 
@@ -69,6 +70,9 @@ def run(args: argparse.Namespace) -> dict:
     if args.flops:
         report["flops"] = flops_by_plan(subject, args)
         print_flops(report, args)
+    if args.profile:
+        report["profile"] = profile(subject, batch, args)
+        _print_table(f"operators of a step of {args.profile}, by their own time", report["profile"])
     if args.memory:
         report["memory"] = memory(args)
         print_memory(report["memory"])
@@ -150,6 +154,25 @@ def scaling(cfg: DictConfig, args: argparse.Namespace) -> dict:
         "twice_the_groups": dense / selective,
         "further_group_ms": per_group,
     }
+
+
+def profile(subject: Subject, batch: list[dict], args: argparse.Namespace, rows: int = 15) -> list[dict]:
+    """The operators that take most of a step after a first one, with their own time in seconds and share."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if args.device != "cpu":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with running(subject.model, *VARIANTS[args.profile]):
+        subject.step(batch)
+        with torch.profiler.profile(activities=activities) as profiler:
+            subject.step(batch)
+    events = profiler.key_averages()
+    kind = "cpu" if args.device == "cpu" else "device"
+    times = sorted(((getattr(e, f"self_{kind}_time_total") / 1e6, e) for e in events), key=lambda x: -x[0])
+    total = sum(seconds for seconds, _ in times)
+    return [
+        {"operator": e.key, "calls": e.count, "seconds": seconds, "share": seconds / total}
+        for seconds, e in times[:rows]
+    ]
 
 
 def flops_by_plan(subject: Subject, args: argparse.Namespace) -> dict[str, float]:
