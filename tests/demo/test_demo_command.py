@@ -166,3 +166,5 @@ def test_inputs_of_equal_names_keep_apart(tmp_path):
     found = find_inputs([str(tmp_path / "*" / "x.png"), str(tmp_path / "a" / "x.png")])
     assert [str(target) for _, target in found] == ["x.png", "x_2.png"]
     assert [p.parent.name for p, _ in found] == ["a", "b"]
+    found = find_inputs([str(tmp_path / "b"), str(tmp_path / "a")])  # in the order given
+    assert [p.parent.name for p, _ in found] == ["b", "a"]
