@@ -7,6 +7,7 @@ train = {
     # A path or URL of initial weights: Detectron2 .pth or .pkl, a torchvision ResNet, a published
     # detector; "" for none.
     "init_checkpoint": "",
+    "init_modules": [],  # take only these from it, ["backbone"] for instance; empty: everything that fits
     # The length of the run: iterations, or passes over the training images; of the two, one is null.
     "max_iter": 90000,
     "max_epochs": None,

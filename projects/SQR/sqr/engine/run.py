@@ -205,7 +205,7 @@ def _load(
         return trainer.completed + 1
     if args.resume:
         logger.info("No checkpoint in %s: starting from the beginning", cfg.train.output_dir)
-    load_model_weights(model, cfg.train.init_checkpoint)
+    load_model_weights(model, cfg.train.init_checkpoint, modules=list(cfg.train.get("init_modules", [])))
     return 0
 
 

@@ -211,6 +211,8 @@ class SeededDataset(Dataset):
                 sample = self.dataset[index]
                 try:
                     mapped = self.mapper(sample)
+                except UserError as error:  # says it all, as sqr.data's mapper does
+                    return _Unreadable(one_line(error))
                 # A missing file, one that PIL cannot read, a truncated PNG, a size that is not the
                 # annotated one.
                 except (OSError, SyntaxError, SizeMismatchError) as error:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..structures import MultiScaleMemory
 from .deformable_attention import MultiScaleDeformableAttention
+from .dropout import Dropout
 from .mlp import FFN
 from .position import resize_mask
 
@@ -30,7 +31,7 @@ class DeformableEncoderLayer(nn.Module):
         self.self_attn = MultiScaleDeformableAttention(
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
         self.norm2 = nn.LayerNorm(dim)
@@ -112,7 +113,7 @@ class DeformableEncoder(nn.Module):
         levels = self.neck(features)
         if len(levels) != len(self.level_embed):
             raise ValueError(f"the neck made {len(levels)} levels, the encoder has {len(self.level_embed)}")
-        shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in levels)
+        shapes = tuple((x.shape[2], x.shape[3]) for x in levels)
         masks = [resize_mask(padding_mask, shape) for shape in shapes]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
         position = torch.cat(
@@ -143,7 +144,8 @@ def token_centres(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tenso
         y = torch.arange(height, dtype=torch.float32, device=valid_ratios.device) + 0.5
         x = torch.arange(width, dtype=torch.float32, device=valid_ratios.device) + 0.5
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-        size = valid_ratios[:, None, level] * valid_ratios.new_tensor([width, height])
+        extent = torch.tensor([width, height], dtype=valid_ratios.dtype, device=valid_ratios.device)
+        size = valid_ratios[:, None, level] * extent
         centres.append(grid / size)
     return torch.cat(centres, dim=1)
 
