@@ -196,10 +196,11 @@ setup(
         "numpy",
         "matplotlib",
         "tensorboard",
+        "tabulate",
     ],
     extras_require={
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", "transformers>=5"],
-        "bench": ["torch-ms-deform-attn"],
+        "bench": ["torch-ms-deform-attn", "transformers>=5"],
     },
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},

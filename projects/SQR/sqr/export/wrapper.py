@@ -60,7 +60,9 @@ class DeployedDetector(nn.Module):
         if self.outputs == "raw":
             return logits, boxes
         extent = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)  # (B, 1, 4): w, h, w, h
-        return self._select(model.criterion.classification.probabilities(logits), cxcywh_to_xyxy(boxes) * extent, extent)
+        return self._select(
+            model.criterion.classification.probabilities(logits), cxcywh_to_xyxy(boxes) * extent, extent
+        )
 
     def _preprocess(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`QueryBasedDetector.preprocess`: normalise, then zeros beyond each image."""
