@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sqr.engine.errors import UserError, one_line
 
@@ -52,11 +52,20 @@ def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[in
             if annotated_size is None or upright.size == annotated_size:
                 return convert_PIL_to_numpy(to_eight_bits(upright), image_format)
     except Exception as error:  # on a broken file PIL's decoders raise whatever their parser trips over
-        raise UnreadableImageError(f"cannot read the image {path}: {one_line(error)}") from error
+        raise UnreadableImageError(f"cannot read the image {path}: {why_unreadable(error)}") from error
     raise UnreadableImageError(
         f"the image {path} is {upright.size[0]}x{upright.size[1]}, its annotations are for "
         f"{annotated_size[0]}x{annotated_size[1]}: mend them, with tools/check_dataset.py --fix for instance"
     )
+
+
+def why_unreadable(error: Exception) -> str:
+    """What PIL's exception means, on one line."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format"
+    return one_line(error)
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sqr.engine.errors import one_line
 
-from .images import UnreadableImageError, upright_size
+from .images import UnreadableImageError, upright_size, why_unreadable
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -236,7 +236,7 @@ def _image_size(path: str) -> tuple[int, int] | UnreadableImageError:
         stat = os.stat(path)
         return _size_in_header(path, stat.st_mtime_ns, stat.st_size)
     except Exception as error:  # PIL's parsers raise errors of many kinds on broken files
-        return UnreadableImageError(f"cannot read the image {path}: {one_line(error)}")
+        return UnreadableImageError(f"cannot read the image {path}: {why_unreadable(error)}")
 
 
 @lru_cache(maxsize=1 << 20)

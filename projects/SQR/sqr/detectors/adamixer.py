@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, QueryTable, sine_encoding
+from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, MultiheadAttention, QueryTable, sine_encoding
 from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
 
 POSITION_UNIT = (1000.0, 1000.0, 1.0, 1.0)
@@ -139,7 +139,7 @@ class AdaMixerStage(nn.Module):
     ):
         super().__init__()
         self.iof_tau = nn.Parameter(torch.empty(num_heads))
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.sampling = AdaptiveSampling(dim=dim, num_points=in_points, num_feature_groups=num_feature_groups)
         self.mixing = AdaptiveMixing(
@@ -172,7 +172,7 @@ class AdaMixerStage(nn.Module):
         position = sine_encoding(reference / reference.new_tensor(POSITION_UNIT), dim=c // 4).flatten(-2)
         x = (state.content + position.to(state.content.dtype)).reshape(b * g, q, c)
         bias = self._overlap_bias(boxes.reshape(b * g, q, 4)).to(x.dtype)
-        x = self.norm1(x + self.self_attn(x, x, x, attn_mask=bias, need_weights=False)[0])
+        x = self.norm1(x + self.self_attn(x, x, x, bias=bias))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
         sampled = self.sampling(
@@ -190,9 +190,8 @@ class AdaMixerStage(nn.Module):
         return QueryState(x, refined.detach(), state.extras), StagePrediction(self.class_embed(x), normalised)
 
     def _overlap_bias(self, boxes: Tensor) -> Tensor:
-        """``(B*G, Q, 4)`` cxcywh -> ``(B*G*H, Q, Q)`` to add to attention logits; its gradient reaches the scales."""
-        bias = self.iof_tau[:, None, None] * (intersection_over_foreground(boxes) + 1e-7).log()[:, None]
-        return bias.flatten(0, 1)
+        """``(B*G, Q, 4)`` cxcywh -> ``(B*G, H, Q, Q)`` to add to attention logits; its gradient reaches the scales."""
+        return self.iof_tau[:, None, None] * (intersection_over_foreground(boxes) + 1e-7).log()[:, None]
 
 
 def intersection_over_foreground(boxes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..layers import FFN, MLP, QueryTable, xavier_uniform_all
+from ..layers import FFN, MLP, Dropout, MultiheadAttention, QueryTable, xavier_uniform_all
 from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
 
 
@@ -57,14 +57,14 @@ class DetrStage(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
-        self.cross_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.cross_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
         xavier_uniform_all(self)
         self.norm = norm
         self.class_embed = class_embed
@@ -76,16 +76,15 @@ class DetrStage(nn.Module):
         # self-attention: groups are a batch of their own, (B*G, Q, C)
         x = content.reshape(b * g, q, c)
         qk = x + position.reshape(b * g, q, c)
-        x = self.norm1(x + self.dropout1(self.self_attn(qk, qk, x, need_weights=False)[0]))
+        x = self.norm1(x + self.dropout1(self.self_attn(qk, qk, x)))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
         attended = self.cross_attn(
             x + position.reshape(b, g * q, c),
             memory.tokens + memory.position,
             memory.tokens,
-            key_padding_mask=memory.padding_mask,
-            need_weights=False,
-        )[0]
+            padding_mask=memory.padding_mask,
+        )
         x = self.norm2(x + self.dropout2(attended))
         x = self.norm3(self.ffn(x)).view(b, g, q, c)
         output = self.norm(x)

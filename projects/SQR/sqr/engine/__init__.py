@@ -2,7 +2,7 @@
 
 from .checkpointer import Checkpointer
 from .command_line import run_command
-from .config import check_calls, find_config, load_config, save_config
+from .config import check_calls, find_config, load_config, name_zoo_checkpoint, save_config
 from .distributed import create_ddp_model, resolve_device, unwrap
 from .ema import ModelEMA
 from .errors import TrainingInterrupted, UsageError, UserError, as_user_error
@@ -45,6 +45,7 @@ __all__ = [
     "learning_rate_advice",
     "load_config",
     "load_model_weights",
+    "name_zoo_checkpoint",
     "resolve_device",
     "run_command",
     "run_eval_only",

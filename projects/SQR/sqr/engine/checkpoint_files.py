@@ -42,8 +42,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """Read a checkpoint's weights: ``.pth`` or ``.bin``, ``.safetensors``, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``); with ``@ema`` at its end, the averaged weights of a
-            checkpoint that a training with ``train.ema.enabled`` wrote.
+        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
+            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -61,6 +61,11 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
 
 
 def _fetch(source: str, name: str, hint: str) -> str:
+    from sqr.model_zoo import SCHEME, get_checkpoint_url
+
+    if source.startswith(SCHEME):
+        with as_user_error(ValueError, prefix=f"{name}: "):
+            source = get_checkpoint_url(source.removeprefix(SCHEME))
     is_url = "://" in source
     try:
         path = PathManager.get_local_path(source)

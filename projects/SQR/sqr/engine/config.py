@@ -48,6 +48,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     prefer_overridden_length(cfg, overrides)
     check_train_section(cfg)
     check_calls(cfg)
+    name_zoo_checkpoint(cfg, name)
     return cfg
 
 
@@ -69,6 +70,31 @@ def find_config(name: str) -> str:
         return model_zoo.get_config_file(name)
     except ValueError as error:
         raise UsageError(f"--config-file {name}: no such file, and {one_line(error)}") from None
+
+
+def name_zoo_checkpoint(cfg: DictConfig, config: str) -> None:
+    """Put the address ``zoo://NAME`` of the config's own checkpoint in the place of ``train.init_checkpoint=zoo``.
+
+    Args:
+        cfg: changed in place.
+        config: the name or path that ``cfg`` was loaded from.
+
+    Raises:
+        UsageError: the model zoo has no checkpoint of this config; those that there are are listed.
+    """
+    if cfg.train.get("init_checkpoint") != "zoo":
+        return
+    from sqr import model_zoo
+
+    try:
+        name = model_zoo.config_name(config)
+        model_zoo.get_checkpoint_url(name)
+    except ValueError as error:
+        known = ", ".join(model_zoo.SCHEME + n for n in model_zoo.checkpoint_names()) or "none yet"
+        raise UsageError(
+            f"train.init_checkpoint=zoo: {config} has no trained checkpoint in the model zoo; there are: {known}"
+        ) from error
+    cfg.train.init_checkpoint = f"{model_zoo.SCHEME}{name}"
 
 
 def check_calls(cfg: DictConfig) -> None:

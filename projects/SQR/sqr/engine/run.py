@@ -195,7 +195,12 @@ def _load(
 ) -> int:
     """Load what the run starts from and return its first iteration."""
     if args.resume and checkpointer.has_checkpoint():
-        checkpointer.resume()
+        left = checkpointer.resume()
+        ema = checkpointer.checkpointables.get("ema")
+        if ema is not None and not ema.num_updates:
+            logger.warning("The checkpoint holds no averaged weights: the average (train.ema) starts from its weights")
+        if "ema" in left:
+            logger.warning("The checkpoint's averaged weights are left behind: train.ema.enabled=False")
         logger.info("Going on after iteration %d", trainer.completed)
         return trainer.completed + 1
     if args.resume:

@@ -24,6 +24,7 @@ from .config import save_config
 from .errors import as_user_error
 from .recipe import learning_rate_advice
 from .rng import resolve_seed, seed_process
+from .wandb_writer import import_wandb
 
 
 def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -36,6 +37,8 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
         UserError: the output folder cannot be written.
     """
     output_dir = Path(cfg.train.output_dir)
+    if not args.eval_only and (cfg.train.get("wandb") or {}).get("enabled"):
+        import_wandb()  # its absence is found before anything is loaded
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             output_dir.mkdir(parents=True, exist_ok=True)

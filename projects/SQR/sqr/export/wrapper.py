@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
@@ -65,8 +66,12 @@ class DeployedDetector(nn.Module):
         )
 
     def _preprocess(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`QueryBasedDetector.preprocess`: normalise, then zeros beyond each image."""
+        """As :meth:`QueryBasedDetector.preprocess`: normalise, then zeros beyond each image, up to a divisible size."""
         height, width = images.shape[-2:]
+        step = max(self.model.size_divisibility, 1)
+        if step > 1:
+            height, width = (height + step - 1) // step * step, (width + step - 1) // step * step
+            images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
         below = torch.arange(height, device=images.device)[None] >= image_sizes[:, :1]  # (B, height)
         beside = torch.arange(width, device=images.device)[None] >= image_sizes[:, 1:]
         padding_mask = below[:, :, None] | beside[:, None]

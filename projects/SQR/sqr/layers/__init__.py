@@ -1,7 +1,9 @@
 """Building blocks that detectors share."""
 
 from .adaptive_mixing import AdaptiveMixing, AdaptiveSampling
+from .attention import MultiheadAttention
 from .deformable_attention import MultiScaleDeformableAttention
+from .dropout import Dropout
 from .heads import make_heads
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
@@ -17,8 +19,10 @@ __all__ = [
     "AdaptiveSampling",
     "ChannelMappingNeck",
     "ConvNeck",
+    "Dropout",
     "FixedStatsBatchNorm",
     "MultiScaleDeformableAttention",
+    "MultiheadAttention",
     "QueryTable",
     "SinePositionEmbedding",
     "box_encoding",

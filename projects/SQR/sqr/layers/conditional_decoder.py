@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import DenseMemory
+from .attention import attention, join_heads, split_heads
+from .dropout import Dropout
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, make_activation
 
@@ -29,9 +30,9 @@ class ConditionalSelfAttention(nn.Module):
         """``(B, Q, C)`` twice -> ``(B, Q, C)``."""
         query = self.query_content_proj(x) + self.query_pos_proj(position)
         key = self.key_content_proj(x) + self.key_pos_proj(position)
-        query, key, value = (_split_heads(t, self.num_heads) for t in (query, key, self.value_proj(x)))
+        query, key, value = (split_heads(t, self.num_heads) for t in (query, key, self.value_proj(x)))
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(_join_heads(F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)))
+        return self.out_proj(join_heads(attention(query, key, value, dropout=dropout)))
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -76,17 +77,12 @@ class ConditionalCrossAttention(nn.Module):
             query = query + self.query_pos_proj(position)
             key = key + key_position
         heads = self.num_heads
-        query = torch.cat((_split_heads(query, heads), _split_heads(self.query_pos_sine_proj(sine), heads)), dim=-1)
-        key = torch.cat((_split_heads(key, heads), _split_heads(key_position, heads)), dim=-1)
-        value = _split_heads(self.value_proj(memory.tokens), heads)
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=~memory.padding_mask[:, None, None],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(_join_heads(out))
+        query = torch.cat((split_heads(query, heads), split_heads(self.query_pos_sine_proj(sine), heads)), dim=-1)
+        key = torch.cat((split_heads(key, heads), split_heads(key_position, heads)), dim=-1)
+        value = split_heads(self.value_proj(memory.tokens), heads)
+        dropout = self.dropout if self.training else 0.0
+        out = attention(query, key, value, mask=~memory.padding_mask[:, None, None], dropout=dropout)
+        return self.out_proj(join_heads(out))
 
 
 class ConditionalDecoderLayer(nn.Module):
@@ -113,8 +109,8 @@ class ConditionalDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
         xavier_uniform_all(self)
 
     def attend(self, content: Tensor, position: Tensor, sine: Tensor, memory: DenseMemory) -> Tensor:
@@ -128,11 +124,3 @@ class ConditionalDecoderLayer(nn.Module):
         attended = self.cross_attn(x, position.reshape(b, g * q, c), sine.reshape(b, g * q, c), memory)
         x = self.norm2(x + self.dropout2(attended))
         return self.norm3(self.ffn(x)).view(b, g, q, c)
-
-
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, H, Q, C / H)
-
-
-def _join_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)

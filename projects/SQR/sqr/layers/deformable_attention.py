@@ -76,9 +76,8 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).view(b, q, h, l, p, 2)
         weights = self.attention_weights(query).view(b, q, h, l * p).softmax(-1).view(b, q, h, l, p)
         pixel = [(1 / width, 1 / height) for height, width in spatial_shapes]
-        pixel = torch.tensor(
-            pixel, dtype=reference.dtype, device=reference.device
-        )  # new_tensor would fix sizes in exports
+        # not new_tensor, which would fix the sizes in an export
+        pixel = torch.tensor(pixel, dtype=reference.dtype, device=reference.device)
         unit = torch.where(is_point(reference), pixel, reference[..., 2:] * (0.5 / p))
         locations = reference[:, :, None, :, None, :2] + offsets * unit[:, :, None, :, None]
         out = ms_deform_attn(value.view(b, -1, h, value.shape[-1] // h), spatial_shapes, locations, weights)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..structures import MultiScaleMemory
+from .attention import MultiheadAttention
 from .deformable_attention import MultiScaleDeformableAttention
+from .dropout import Dropout
 from .mlp import FFN
 
 
@@ -27,12 +29,12 @@ class DeformableDecoderLayer(nn.Module):
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
         for weight in (self.self_attn.out_proj.weight, self.ffn.linear1.weight, self.ffn.linear2.weight):
             nn.init.xavier_uniform_(weight)
 
@@ -50,7 +52,7 @@ class DeformableDecoderLayer(nn.Module):
         # self-attention: groups are a batch of their own, (B*G, Q, C)
         x = content.reshape(b * g, q, c)
         qk = x + position.reshape(b * g, q, c)
-        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x, need_weights=False)[0]))
+        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x)))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
         attended = self.cross_attn(

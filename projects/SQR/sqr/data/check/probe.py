@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sqr.engine.errors import one_line
-
-from ..images import exif_orientation, upright_size
+from ..images import exif_orientation, upright_size, why_unreadable
 
 
 @dataclass(frozen=True)
@@ -85,4 +83,4 @@ def _facts(image: Image.Image) -> dict:
 
 
 def _failure(path: str, error: Exception) -> ImageFacts:
-    return ImageFacts(error=one_line(error), missing=not os.path.isfile(path))
+    return ImageFacts(error=why_unreadable(error), missing=not os.path.isfile(path))
