@@ -9,7 +9,10 @@ import json
 from pathlib import Path
 
 # name: the module of sqr.engine.benchmarks, and what it says of itself
-BENCHMARKS = {"ops": "the operators against their references and the machine's limits"}
+BENCHMARKS = {
+    "ops": "the operators against their references and the machine's limits",
+    "loss": "matching and set loss against the textbook's, a set at a time",
+}
 
 
 def main() -> None:
