@@ -43,6 +43,9 @@ model = L(QueryBasedDetector)(
             activation="${...encoder.layers.activation}",
         ),
         plan="sequential",
+        checkpoint_groups=False,  # these three: docs/cost.md
+        max_groups_per_pass=None,
+        compile_stages=False,
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
