@@ -28,6 +28,9 @@ PACKAGE = ROOT / "projects" / "SQR" / "sqr"
 CSRC = Path("projects/SQR/sqr/csrc")  # setuptools wants sources relative to this file
 OLDEST_TORCH = (2, 10)  # the first with all of the stable ABI the operators use
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+VIDEO = ["opencv-python-headless"]  # drawing and video in tools/demo.py
+TRANSFORMERS = ["transformers>=5"]  # to compare with, and its checkpoints in tests
 
 
 def version() -> str:
@@ -183,7 +186,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "projects/SQR"},
     packages=find_packages("projects/SQR", include=["sqr", "sqr.*"]),
-    package_data={"sqr.evaluation": ["assets/*"], "sqr.model_zoo": ["zoo.json"]},
+    package_data={"sqr.evaluation": ["assets/*"], "sqr.model_zoo": ["zoo.json", "checkpoints/*.pth"]},
     # Detectron2 itself is not on PyPI: see README, "Installation". numpy is left to it and to PyTorch.
     install_requires=[
         "torch>=2.4",
@@ -198,8 +201,10 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium"],
-        "bench": ["torch-ms-deform-attn"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", *EXPORT, *VIDEO, *TRANSFORMERS],
+        "bench": ["torch-ms-deform-attn", *TRANSFORMERS],
+        "export": EXPORT,
+        "video": VIDEO,
     },
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},

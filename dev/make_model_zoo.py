@@ -9,7 +9,8 @@
 - ``groups``: a ``title`` and ``rows`` each; a row is a ``config`` and its ``published`` figures (``ap`` on COCO val2017
   in percent, ``source``, and possibly a ``note``).
 - ``measured``: what was measured with this code: ``config``, ``data``, ``ap``, ``note`` (seed, hardware, commit) and
-  ``command``, all of them needed. A figure without the command that reproduces it has no place here.
+  ``command``, all of them needed; and ``checkpoint`` where the weights are published, a URL or a path below the folder
+  of zoo.json. A figure without the command that reproduces it has no place here.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ def work(folder: str) -> None:
     """Save this process's gradients, then train a little."""
     torch.save(first_batch_gradients(), Path(folder) / f"gradients_{comm.get_world_size()}_{comm.get_rank()}.pth")
     run_toy(Path(folder) / f"run_{comm.get_world_size()}", *PLAIN)
+    run_toy(Path(folder) / f"parts_{comm.get_world_size()}", *PLAIN, "train.accumulation_steps=2")
 
 
 def train_or_fail(args: argparse.Namespace) -> None:

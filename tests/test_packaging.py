@@ -30,6 +30,7 @@ def test_wheel_holds_every_config(wheel):
         names = set(archive.namelist())
     configs = {p.relative_to(ROOT / "configs") for p in (ROOT / "configs").rglob("*.py")}
     assert {f"sqr/model_zoo/configs/{c}" for c in configs} <= names
+    assert "sqr/model_zoo/checkpoints/sqr_deformable_detr_shapes.pth" in names
     assert not [n for n in names if n.startswith(("tests/", "configs/", "projects/"))]
 
 

@@ -7,14 +7,27 @@ train = {
     # A path or URL of initial weights: Detectron2 .pth or .pkl, a torchvision ResNet, a published
     # detector; "" for none.
     "init_checkpoint": "",
+    "init_modules": [],  # take only these from it, ["backbone"] for instance; empty: everything that fits
+    # The length of the run: iterations, or passes over the training images; of the two, one is null.
     "max_iter": 90000,
+    "max_epochs": None,
     "seed": 42,  # of everything: weights, sample order, augmentation, dropout; -1 draws one and records it
     "device": "cuda" if torch.cuda.is_available() else "cpu",
     "amp": {"enabled": False, "dtype": "bfloat16"},  # or float16, on GPUs
+    # Feed each batch in this many parts, one after the other: the same step with less memory.
+    "accumulation_steps": 1,
+    # The moving average of the weights, evaluated as ema/bbox/AP; see sqr.engine.ModelEMA for a short run's decay.
+    "ema": {"enabled": False, "decay": 0.9998, "warmup_iters": 2000},
     "clip_grad": {"max_norm": 0.1, "norm_type": 2.0},  # of the global norm; max_norm=null for no clipping
     "checkpointer": {"period": 5000, "max_to_keep": 3},
     "eval_period": 5000,  # iterations between evaluations; 0 evaluates only at the end
+    "eval_images": 2,  # validation images that each evaluation draws, with their stages, for TensorBoard
+    # model_best.pth by any metric of evaluations.json; metric=null for none.
+    "best_checkpoint": {"metric": "bbox/AP", "mode": "max"},
+    # End after this many evaluations without a better one; patience=null never does.
+    "early_stopping": {"patience": None, "metric": "bbox/AP", "mode": "max", "min_delta": 0.0},
     "log_period": 20,
+    "wandb": {"enabled": False, "project": "detectron2-sqr", "name": None},
     "cudnn_benchmark": False,
     "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False},
 }

@@ -1,7 +1,7 @@
 """A DAB-DETR small enough to train on two CPU cores: the published architecture, narrowed.
 
 A residual backbone with two blocks a stage, features of stride 8, 1 encoder layer and 6 decoder stages of 96 channels,
-50 queries.
+30 queries.
 """
 
 from ..common.quick import narrow_dense

@@ -33,10 +33,12 @@ def main(args: argparse.Namespace) -> dict:
     cfg = engine.load_config(args.config_file, args.opts)
     engine.resolve_device(cfg.train.device)
     if "data" in cfg:
-        from sqr.data import resolve_num_classes
+        from sqr.data import check_queries, resolve_num_classes
 
         with engine.as_user_error(ValueError, OSError):
             resolve_num_classes(cfg)
+            if not args.eval_only:
+                check_queries(cfg)
     engine.setup_run(cfg, args)
     if args.eval_only:
         return engine.run_eval_only(cfg, do_test)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser, launch
 
+import train_net
 from engine_toys import TOY_CONFIG, read_metrics
 from engine_workers import train_or_fail, work
 from sqr.engine import UsageError, run_command
@@ -43,12 +44,14 @@ def test_two_processes_have_the_gradients_of_one(folder):
             torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_train_and_evaluate_like_one(folder):
-    one, two = (torch.load(folder / f"run_{n}" / "model_final.pth", weights_only=True) for n in (1, 2))
+@pytest.mark.parametrize("kind", ["run", "parts"], ids=["at_once", "accumulated"])
+def test_two_processes_train_and_evaluate_like_one(folder, kind):
+    names = ("run_1", f"{kind}_2")
+    one, two = (torch.load(folder / name / "model_final.pth", weights_only=True) for name in names)
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, rtol=1e-4, atol=1e-5)
     assert one["trainer"]["samples_seen"] == two["trainer"]["samples_seen"] == 16
-    a, b = read_metrics(folder / "run_1"), read_metrics(folder / "run_2")
+    a, b = (read_metrics(folder / name) for name in names)
     for name in (k for k in a[2] if "loss" in k):
         assert b[2][name] == pytest.approx(a[2][name], rel=1e-4), name
 
@@ -109,3 +112,17 @@ def test_signal_to_the_whole_group_saves_and_leaves(tmp_path, number, options):
     assert f"error: stopped by {number.name} after " in err and "--resume" in err and "Traceback" not in err
     name = (tmp_path / "last_checkpoint").read_text()
     assert torch.load(tmp_path / name, weights_only=True)["iteration"] == int(name[6:13])
+
+
+@pytest.mark.slow
+def test_an_error_on_one_process_saves_what_all_have_done(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    options = ["--num-gpus", "2", "--dist-url", "auto", f"train.output_dir={tmp_path}", "train.device=cpu"]
+    # image 104 is number 9 of the run: process 1 fails to load it in the third iteration, which process 0 is in
+    options += ["dataloader.train.mapper._target_=engine_toys.BrokenMapper", "train.eval_period=0"]
+    args = default_argument_parser().parse_args(["--config-file", TOY_CONFIG, *options])
+    assert run_command(train_net.main, args) == 1
+    assert "error: cannot load the training image toy_4.png" in capfd.readouterr().err
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    saved = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
+    assert saved["trainer"]["samples_seen"] == 8

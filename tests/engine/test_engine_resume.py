@@ -11,7 +11,9 @@ VARIANTS = {
     "no_workers": ["dataloader.train.num_workers=0"],
     "workers": ["dataloader.train.num_workers=2"],
     "grouped": ["dataloader.train.num_workers=2", "+dataloader.train.aspect_ratio_grouping=True"],
+    "accumulated_with_ema": ["train.accumulation_steps=2", "train.ema.enabled=True", "train.ema.warmup_iters=5"],
 }
+INTERRUPT_AT = {"accumulated_with_ema": 13}  # the first half of iteration 7's batch; otherwise the forward of number 7
 
 
 def load(path):
@@ -52,7 +54,7 @@ def uninterrupted(tmp_path_factory):
 def test_interrupted_and_resumed_run_is_the_same_run(variant, uninterrupted, tmp_path, capsys):
     whole = uninterrupted(variant)
     options = [*VARIANTS[variant]]
-    code = run_toy(tmp_path, "+model.interrupt_at=7", *options)
+    code = run_toy(tmp_path, f"+model.interrupt_at={INTERRUPT_AT.get(variant, 7)}", *options)
     assert code == 130
     assert "SIGINT after 7 of 12 iterations; saved. Go on with the same command and --resume" in capsys.readouterr().err
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"

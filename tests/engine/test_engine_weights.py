@@ -147,6 +147,19 @@ def test_part_of_a_model_is_fine_for_training(tmp_path):
     assert report.missing == ["box_head.weight"]
 
 
+def test_only_the_named_modules_are_taken(tmp_path):
+    source = ToyDetector()
+    torch.save({"model": source.state_dict()}, tmp_path / "a.pth")
+    target = ToyDetector()
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    report = load_model_weights(target, str(tmp_path / "a.pth"), modules=["box_head"])
+    assert sorted(report.loaded) == ["box_head.bias", "box_head.weight"]
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key] if key in report.loaded else before[key])
+    with pytest.raises(UserError, match=r"train\.init_modules names 'neck', but .*a\.pth has only: .*box_head"):
+        load_model_weights(target, str(tmp_path / "a.pth"), modules=["neck"])
+
+
 def test_torchvision_weights_without_a_resnet_to_load_into(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r.pth")
     with pytest.raises(UserError, match="is a torchvision ResNet, but the model has 0 ResNets"):

@@ -5,9 +5,11 @@
 
     data.min_size_train=[320,352,384] data.max_size=640 data.min_size_test=384
 
-- ``train`` and ``val``: ``name`` (registered with Detectron2), or ``annotations`` (COCO json) and ``images``
-  (folder).
+- ``root``: folder of a whole dataset, in a layout that ``sqr.data.find_dataset`` knows (docs/custom_data.md).
+- ``train`` and ``val``: which ``split`` of the root each is; or ``annotations`` (COCO json) and ``images`` (folder),
+  which win over the root; or, without both, ``name`` (registered with Detectron2).
 - ``num_classes``: null follows the data; a number that differs from the data is an error before training.
+- ``class_names``: filled in from the data, for the saved config.
 - ``min_size_train``: shortest edges in pixels, one drawn for each image; ``min_size_test``: the one of
   evaluation.
 - ``max_size``: longest edge in pixels, training and evaluation.
@@ -17,11 +19,12 @@
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
 from sqr.data import (
+    DetectionMapper,
     detection_dataset_name,
     fast_coco_eval_is_built,
     get_detection_dataset,
@@ -31,9 +34,11 @@ from sqr.data import (
 from sqr.engine import build_train_loader
 
 data = {
-    "train": {"name": "coco_2017_train", "annotations": None, "images": None},
-    "val": {"name": "coco_2017_val", "annotations": None, "images": None},
+    "root": None,
+    "train": {"split": "train", "annotations": None, "images": None, "name": "coco_2017_train"},
+    "val": {"split": "val", "annotations": None, "images": None, "name": "coco_2017_val"},
     "num_classes": 80,
+    "class_names": None,
     "min_size_train": [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
     "min_size_test": 800,
     "max_size": 1333,
@@ -49,11 +54,13 @@ dataloader.train = L(build_train_loader)(
         name="${data.train.name}",
         annotations="${data.train.annotations}",
         images="${data.train.images}",
+        root="${data.root}",
+        split="${data.train.split}",
         num_classes="${data.num_classes}",
         training=True,
         filter_empty=False,  # DETR trains on images without objects too
     ),
-    mapper=L(DatasetMapper)(
+    mapper=L(DetectionMapper)(
         is_train=True,
         augmentations=L(training_augmentations)(
             min_size="${data.min_size_train}",
@@ -74,11 +81,13 @@ dataloader.test = L(build_detection_test_loader)(
         name="${data.val.name}",
         annotations="${data.val.annotations}",
         images="${data.val.images}",
+        root="${data.root}",
+        split="${data.val.split}",
         num_classes="${data.num_classes}",
         training=False,
         filter_empty=False,
     ),
-    mapper=L(DatasetMapper)(
+    mapper=L(DetectionMapper)(
         is_train=False,
         augmentations=L(inference_augmentations)(min_size="${data.min_size_test}", max_size="${data.max_size}"),
         image_format="RGB",
@@ -89,7 +98,11 @@ dataloader.test = L(build_detection_test_loader)(
 
 dataloader.evaluator = L(COCOEvaluator)(
     dataset_name=L(detection_dataset_name)(
-        name="${data.val.name}", annotations="${data.val.annotations}", images="${data.val.images}"
+        name="${data.val.name}",
+        annotations="${data.val.annotations}",
+        images="${data.val.images}",
+        root="${data.root}",
+        split="${data.val.split}",
     ),
     tasks=("bbox",),
     output_dir="${train.output_dir}",

@@ -1,9 +1,13 @@
-"""Any COCO-format dataset, given by overrides:
+"""Your own dataset, given by overrides: the folder of a whole one, whose splits and classes follow from it,
+
+    data.root=DIR
+
+or the files of each split in COCO's format:
 
     data.train.annotations=DIR/annotations/instances_train.json data.train.images=DIR/train
     data.val.annotations=DIR/annotations/instances_val.json     data.val.images=DIR/val
 
-The number of classes follows the annotations. For small images also set the sizes, for small datasets some
+For small images also set the sizes, for small datasets some
 colour jitter; coco.py lists every value of ``data``:
 
     data.min_size_train=[192,224,256] data.min_size_test=256 data.max_size=320 data.color_jitter=0.2

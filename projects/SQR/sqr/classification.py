@@ -25,7 +25,12 @@ class Classification(Protocol):
         """``(..., Q, C)`` and ``(U,)`` class indices -> ``(..., U, Q)``, new: the cost of an object of each class."""
 
     def loss(
-        self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor, normaliser: Tensor
+        self,
+        logits: Tensor,
+        matched: tuple[Tensor, Tensor, Tensor],
+        labels: Tensor,
+        normaliser: Tensor,
+        whole: tuple[int, int] | None = None,
     ) -> Tensor:
         """The normalised loss of each group.
 
@@ -34,6 +39,7 @@ class Classification(Protocol):
             matched: image, group and query index of each matched query.
             labels: their class indices.
             normaliser: scalar, the number of objects that a box loss is divided by.
+            whole: objects and images of the batch that these images are a part of; None where they are all of it.
 
         Returns:
             ``(G,)``.
@@ -64,7 +70,12 @@ class FocalClassification:
         return positive.sub_(negative)
 
     def loss(
-        self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor, normaliser: Tensor
+        self,
+        logits: Tensor,
+        matched: tuple[Tensor, Tensor, Tensor],
+        labels: Tensor,
+        normaliser: Tensor,
+        whole: tuple[int, int] | None = None,
     ) -> Tensor:
         """The sum over images, queries and classes, over the number of objects."""
         # every entry as a negative, then the matched ones put right: no dense targets, and few tensors to keep
@@ -98,15 +109,25 @@ class SoftmaxClassification:
         return logits.softmax(-1).transpose(-1, -2).index_select(-2, classes).neg_()
 
     def loss(
-        self, logits: Tensor, matched: tuple[Tensor, Tensor, Tensor], labels: Tensor, normaliser: Tensor
+        self,
+        logits: Tensor,
+        matched: tuple[Tensor, Tensor, Tensor],
+        labels: Tensor,
+        normaliser: Tensor,
+        whole: tuple[int, int] | None = None,
     ) -> Tensor:
         """The weighted mean of the cross-entropy over the images' queries.
 
-        As published, it is a mean of its own, so ``normaliser`` plays no part.
+        As published, it is a mean of its own, so ``normaliser`` plays no part. Every object of the batch is matched
+        once in a group, so the weights of a ``whole`` batch are known from its counts.
         """
         no_object = logits.shape[-1] - 1
         target = torch.full(logits.shape[:-1], no_object, device=logits.device)
         target[matched] = labels
         weight = torch.where(target == no_object, self.no_object_weight, 1.0)  # (B, G, Q)
         loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view_as(weight)
-        return (weight * loss).sum((0, 2)) / weight.sum((0, 2))
+        if whole is None:
+            return (weight * loss).sum((0, 2)) / weight.sum((0, 2))
+        objects, images = whole
+        unmatched = images * logits.shape[2] - objects
+        return (weight * loss).sum((0, 2)) / (objects + self.no_object_weight * unmatched)

@@ -120,7 +120,7 @@ class SetCriterion(nn.Module):
             if proposals is not None:
                 terms.append(LossTerm(*_side_by_side([proposals], ["proposals"], targets.class_agnostic()), [1.0]))
             matches = self.matcher([term.problem for term in terms])
-            normaliser = average_count(len(targets), targets.boxes.device)
+            normaliser = average_count(targets.num_objects_of_batch, targets.boxes.device)
             losses = {}
             for term, match in zip(terms, matches, strict=True):
                 losses.update(self._step_losses(term, match, normaliser * term.repeats))
@@ -154,7 +154,9 @@ class SetCriterion(nn.Module):
         goal = targets.boxes.expand_as(boxes)
         giou = generalized_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal), reduction="none")
         return {
-            "class": self.classification.loss(prediction.logits, matched, targets.labels.expand_as(match), normaliser),
+            "class": self.classification.loss(
+                prediction.logits, matched, targets.labels.expand_as(match), normaliser, targets.whole
+            ),
             "l1": (self.matcher.l1_coordinates(boxes) - self.matcher.l1_coordinates(goal)).abs().sum((1, 2))
             / normaliser,
             "giou": giou.sum(1) / normaliser,

@@ -72,6 +72,8 @@ class QueryBasedDetector(nn.Module):
         Args:
             batched_inputs: dicts with ``image`` ``(3, h, w)`` uint8 or float in 0 to 255; ``instances`` in training;
                 in evaluation ``height`` and ``width`` of the image that boxes shall refer to (the input's if absent).
+                Where a training batch is fed in parts, ``whole_batch`` in the first dict is the number of objects and
+                of images in all parts, which losses are then normalised by.
 
         Returns:
             In training the weighted losses (:class:`~sqr.criterion.SetCriterion`); in evaluation one

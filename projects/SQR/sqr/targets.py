@@ -22,6 +22,8 @@ class Targets:
         counts: objects of each image, on the host.
         class_ids: the labels of each image as host tensors.
         image_ids: names of the images for messages.
+        whole: objects and images of the batch that these images are a part of, in this process; None where they are
+            all of it. Gradient accumulation feeds a batch in parts, and losses are normalised by the whole of it.
     """
 
     labels: Tensor
@@ -30,6 +32,7 @@ class Targets:
     counts: tuple[int, ...]
     class_ids: tuple[Tensor, ...]
     image_ids: tuple[object, ...]
+    whole: tuple[int, int] | None = None
 
     @staticmethod
     def from_lists(
@@ -56,6 +59,8 @@ class Targets:
     def from_batched_inputs(batched_inputs: Sequence[dict], *, num_classes: int, device: torch.device) -> Targets:
         """From Detectron2's training inputs (``instances`` with ``gt_boxes`` absolute xyxy and ``gt_classes``).
 
+        ``whole_batch`` of the first input, where it is there, says of what batch these are a part (:attr:`whole`).
+
         Raises:
             ValueError: a class index outside ``[0, num_classes)``; the message names the image.
         """
@@ -74,7 +79,8 @@ class Targets:
             labels.append(classes)
             boxes.append(xyxy_to_cxcywh(instances.gt_boxes.tensor.cpu() / scale))
             image_ids.append(image_id)
-        return Targets.from_lists(labels, boxes, device=device, image_ids=image_ids)
+        targets = Targets.from_lists(labels, boxes, device=device, image_ids=image_ids)
+        return replace(targets, whole=batched_inputs[0].get("whole_batch") if batched_inputs else None)
 
     def class_agnostic(self) -> Targets:
         """The same objects, all of class 0: what a two-stage encoder's proposals are trained with."""
@@ -92,7 +98,13 @@ class Targets:
             image_index=self.image_index[order],
             counts=tuple(n * times for n in self.counts),
             class_ids=tuple(x.repeat(times) for x in self.class_ids),
+            whole=None if self.whole is None else (self.whole[0] * times, self.whole[1]),
         )
+
+    @property
+    def num_objects_of_batch(self) -> int:
+        """Objects of the whole batch in this process: what losses are normalised by."""
+        return len(self) if self.whole is None else self.whole[0]
 
     def __len__(self) -> int:
         return len(self.labels)

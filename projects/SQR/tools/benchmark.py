@@ -1,21 +1,35 @@
-"""Benchmarks. ``benchmark.py ops`` times the operators; see each one's ``--help``.
+#!/usr/bin/env python
+"""Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
 
-python projects/SQR/tools/benchmark.py ops --json output/bench_ops.json
+    benchmark.py ops
+    benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
+    benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
+    benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
+    benchmark.py data --config-file quick/sqr_deformable_detr_shapes
+
+Each stores what it found with ``--json FILE``.
 """
 
 import argparse
 import importlib
 import json
+import sys
 from pathlib import Path
+
+from sqr.engine import UserError
 
 # name: the module of sqr.engine.benchmarks, and what it says of itself
 BENCHMARKS = {
     "ops": "the operators against their references and the machine's limits",
     "loss": "matching and set loss against the textbook's, a set at a time",
+    "train": "a training step by plan, and SQR against other ways of running it",
+    "memory": "will it fit? predicted peak memory by plan, and a recommendation",
+    "infer": "inference against Hugging Face transformers with the same weights",
+    "data": "the training loader against the training step",
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="benchmark", required=True)
     modules = {}
@@ -25,12 +39,17 @@ def main() -> None:
         command.add_argument("--json", type=Path, help="store the results here")
         modules[name].add_arguments(command)
     args = parser.parse_args()
-    report = modules[args.benchmark].run(args)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"stored in {args.json}")
+    try:
+        report = modules[args.benchmark].run(args)
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
+            print(f"stored in {args.json}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sqr import engine
-from sqr.engine.checkpoint_files import read_weights
-from sqr.engine.checkpointer import write_atomically
+from sqr.engine.checkpoint_files import read_weights, write_weights
 from sqr.engine.model_weights import place_weights
 from sqr.recollection import Plan
 
@@ -47,7 +45,7 @@ def run_convert(args: argparse.Namespace) -> None:
         print("\n".join(report.lines()) or f"every tensor of the model of {args.config_file} is there")
         state = model.state_dict()
         converted = {key: state[key] for key in report.loaded}
-    _write(args.output, {"model": converted})
+    _write(args.output, converted)
 
 
 def run_back(args: argparse.Namespace) -> None:
@@ -57,7 +55,7 @@ def run_back(args: argparse.Namespace) -> None:
         published = convert_back(weights, args.layout)
         layout = get_layout(args.layout)
     print(f"{layout.name} ({layout.source}): {len(published)} tensors of {len(weights)}")
-    _write(args.output, {layout.nesting: published})
+    _write(args.output, published, nesting=layout.nesting)
 
 
 def run_shrink(args: argparse.Namespace) -> None:
@@ -79,7 +77,7 @@ def run_shrink(args: argparse.Namespace) -> None:
             "note: only the plan dense_recurrent trains the last stage on the initial queries and on its own outputs; "
             f"this config's is {plan}, so expect the loop to fail"
         )
-    _write(args.output, {"model": kept})
+    _write(args.output, kept)
     config = output.with_suffix(".yaml")
     with engine.as_user_error(OSError):
         engine.save_config(cfg, str(config))
@@ -118,9 +116,8 @@ def _build(cfg: DictConfig) -> nn.Module:
     return engine.build_model(cfg)
 
 
-def _write(path: str, content: Mapping[str, dict[str, Tensor]]) -> None:
-    with engine.as_user_error(OSError, RuntimeError, prefix=f"cannot write {path}: "):
-        write_atomically(Path(path), lambda file: torch.save(dict(content), file))
+def _write(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "model") -> None:
+    write_weights(path, tensors, nesting=nesting)
     print(f"wrote {path}")
 
 

@@ -6,10 +6,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
-Rules = Sequence[tuple[str, "str | tuple[str, ...] | None"]]
+Rules = Sequence[tuple[str, "str | tuple[str, ...] | Part | None"]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A replacement that says: this tensor is the ``index``-th of ``count`` equal parts of ours, along the first axis.
+
+    So separate query, key and value projections become one packed projection, and the reverse.
+    """
+
+    name: str
+    index: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -22,11 +35,11 @@ class Layout:
         signature: regular expressions; each must fully match some key for the layout to be recognised.
         rules: given the state dict, ``(pattern, replacement)`` pairs; the first pattern that fully matches a key
             renames it, a replacement of None leaves the key out (it repeats another or is not a weight), a tuple gives
-            the tensor several names (stages share the module; each stage's state lists it). The way back asks with a
-            state dict of this package's names.
+            the tensor several names (stages share the module; each stage's state lists it), a :class:`Part` joins it
+            with others. The way back asks with a state dict of this package's names.
         copies: given a state dict of this package's names, ``(pattern, replacement)`` pairs: the published model lists
             the key that the pattern matches a second time.
-        nesting: under which key published files hold the weights.
+        nesting: under which key published files hold the weights; empty if they hold nothing else.
     """
 
     name: str
@@ -58,31 +71,53 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
     """Apply a layout's rules.
 
     Raises:
-        ValueError: keys that no rule knows; the message names the first of them.
+        ValueError: keys that no rule knows, or tensors of which some parts are missing; the message names the first.
     """
     rules = [(re.compile(pattern), replacement) for pattern, replacement in layout.rules(state_dict)]
     report = ConversionReport(layout.name)
     converted: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
     unknown = []
     for key, tensor in state_dict.items():
-        for pattern, replacement in rules:
-            match = pattern.fullmatch(key)
-            if match is None:
-                continue
-            if replacement is None:
-                report.dropped.append(key)
-            else:
-                names = [replacement] if isinstance(replacement, str) else replacement
-                expanded = [match.expand(name) for name in names]
-                report.renamed[key] = expanded[0]
-                converted.update(dict.fromkeys(expanded, tensor))
-            break
-        else:
+        names = forward_names(key, rules)
+        if names is None:
             unknown.append(key)
+            continue
+        if not names:
+            report.dropped.append(key)
+            continue
+        report.renamed[key] = names[0][0]
+        for name, part in names:
+            converted[name] = tensor  # of a part: holds the place
+            if part is not None:
+                parts.setdefault(name, dict.fromkeys(range(part.count)))[part.index] = tensor
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise ValueError(f"{len(unknown)} of {len(state_dict)} keys do not belong to the layout {layout.name}: {shown}")
+    for name, tensors in parts.items():
+        if any(tensor is None for tensor in tensors.values()):
+            found = [key for key, new in report.renamed.items() if new == name]
+            raise ValueError(f"{name} needs {len(tensors)} tensors of the layout {layout.name}; only {found} are there")
+        converted[name] = torch.cat(list(tensors.values()))
     return converted, report
+
+
+def forward_names(key: str, rules: Sequence[tuple[re.Pattern, object]]) -> list[tuple[str, Part | None]] | None:
+    """This package's names of a published key, each with the part of it that the key is (None: all of it).
+
+    Empty if the key is left out; None if no rule knows it.
+    """
+    for pattern, replacement in rules:
+        match = pattern.fullmatch(key)
+        if match is None:
+            continue
+        if replacement is None:
+            return []
+        if isinstance(replacement, Part):
+            return [(match.expand(replacement.name), replacement)]
+        names = [replacement] if isinstance(replacement, str) else replacement
+        return [(match.expand(name), None) for name in names]
+    return None
 
 
 def unknown_keys(state_dict: StateDict, layout: Layout) -> list[str]:
@@ -98,4 +133,4 @@ def indices(state_dict: StateDict, pattern: str) -> int:
 
 def num_stages(state_dict: StateDict) -> int:
     """Decoder stages of a state dict, of this package's names or of those of most published layouts."""
-    return indices(state_dict, r"(?:transformer\.decoder\.layers|decoder\.stages)\.(\d+)\.")
+    return indices(state_dict, r"(?:(?:transformer|model)\.decoder\.layers|decoder\.stages)\.(\d+)\.")

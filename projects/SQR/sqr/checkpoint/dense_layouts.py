@@ -1,18 +1,10 @@
-"""Published layouts of detectors with one dense memory: DETR, DAB-DETR, Group DETR.
-
-What stages share (output norm, heads, position networks) is saved once there; here every stage's state lists it, so the
-rules give such a tensor one name a stage.
-"""
+"""Published layouts of detectors with one dense memory: DETR, DAB-DETR, Group DETR."""
 
 from __future__ import annotations
 
 from .conversion import Layout, Rules, StateDict, num_stages
 from .resnet import DETECTRON2_RESNET, resnet_rules
-
-
-def every_stage(num_stages: int, name: str, *, first: int = 0) -> tuple[str, ...]:
-    """The same parameter in every stage from ``first`` on; ``name`` may refer to the pattern's groups."""
-    return tuple(f"decoder.stages.{stage}.{name}" for stage in range(first, num_stages))
+from .shared import every_stage
 
 
 def _transformer_rules() -> Rules:

@@ -2,8 +2,8 @@
 
 A rule ``(pattern, replacement)`` is turned round: what its groups stand for is matched in our name, and the pattern's
 text around the groups is the published name. Optional parts, such as mmdet's ``(?:roi_head\\.)?``, are written. Several
-rules may be able to make a name; the one that spells out most of it is meant. The result is read forward again and
-must be what it was made from.
+rules may be able to make a name; the one that spells out most of it is meant, and of equals the first. A tensor that
+the layout has in parts is split. The result is read forward again and must be what it was made from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import torch
 from torch import Tensor
 
-from .conversion import Layout, StateDict, rename
+from .conversion import Layout, Part, StateDict, forward_names, rename
 
 COUNTERS = "num_batches_tracked"  # of BatchNorm: some published files have it, no result depends on it
 
@@ -31,8 +31,8 @@ def restore(state_dict: StateDict, layout: Layout) -> dict[str, Tensor]:
     rules = [rule for rule in layout.rules(ours) if rule[1] is not None]
     inverted = [pair for pattern, new in rules for pair in _invert(pattern, new)]
     forward = [(re.compile(pattern), new) for pattern, new in rules]
-    names = {key: _published_name(key, inverted, forward) for key in ours}
-    unknown = [key for key, name in names.items() if name is None]
+    names = {key: _published_names(key, inverted, forward) for key in ours}
+    unknown = [key for key, found in names.items() if not found]
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(ours)} tensors have no name in the layout {layout.name}: {', '.join(unknown[:5])}"
@@ -40,8 +40,9 @@ def restore(state_dict: StateDict, layout: Layout) -> dict[str, Tensor]:
         )
     published: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
-    for key, name in names.items():
-        if not torch.equal(published.setdefault(name, ours[key]), ours[key]):
+    for key, name, part in ((key, *found) for key, several in names.items() for found in several):
+        tensor = ours[key] if part is None else ours[key].chunk(part.count)[part.index]
+        if not torch.equal(published.setdefault(name, tensor), tensor):
             raise ValueError(
                 f"the layout {layout.name} has one {name} for all stages, but {origin[name]} and {key} differ"
             )
@@ -66,40 +67,43 @@ def _check_round_trip(ours: StateDict, published: StateDict, layout: Layout) -> 
         raise ValueError(f"the layout {layout.name} cannot hold this model: {', '.join(lost[:5])} would not come back")
 
 
-def _published_name(key: str, inverted: list, forward: list) -> str | None:
-    """The published name whose forward rule gives ``key``; of several, the one that leaves least to groups."""
-    best = None
-    for pattern, template in inverted:
+def _published_names(key: str, inverted: list, forward: list) -> list[tuple[str, Part | None]]:
+    """The published names whose forward rules give ``key``, or one for each part of it.
+
+    Of several rules the one that leaves least to groups counts.
+    """
+    best: dict[int | None, tuple[int, str, Part | None]] = {}
+    for pattern, template, part in inverted:
         match = pattern.fullmatch(key)
         if match is None:
             continue
-        name = "".join(part if isinstance(part, str) else match[f"g{part}"] for part in template)
+        name = "".join(piece if isinstance(piece, str) else match[f"g{piece}"] for piece in template)
         captured = sum(len(text) for text in match.groupdict().values())
-        if (best is None or captured < best[0]) and key in _forward_names(name, forward):
-            best = captured, name
-    return best and best[1]
+        slot = part and part.index
+        if (slot not in best or captured < best[slot][0]) and (key, part) in (forward_names(name, forward) or []):
+            best[slot] = captured, name, part
+    return [(name, part) for _, name, part in best.values()]
 
 
-def _forward_names(name: str, forward: list) -> list[str]:
-    for pattern, replacement in forward:
-        match = pattern.fullmatch(name)
-        if match:
-            return [match.expand(r) for r in ([replacement] if isinstance(replacement, str) else replacement)]
-    return []
+def _invert(
+    pattern: str, replacement: str | tuple[str, ...] | Part
+) -> list[tuple[re.Pattern, list[str | int], Part | None]]:
+    """Our name's pattern, the published name's parts (text, or a group's number) and which part of our tensor it is.
 
-
-def _invert(pattern: str, replacement: str | tuple[str, ...]) -> list[tuple[re.Pattern, list[str | int]]]:
-    """Our name's pattern and the published name's parts (text, or a group's number), for each of the rule's names."""
+    One for each of the rule's names.
+    """
     parts, groups = _parse(pattern)
+    part = replacement if isinstance(replacement, Part) else None
+    names = replacement if isinstance(replacement, tuple) else [part.name if part else replacement]
     inverted = []
-    for name in [replacement] if isinstance(replacement, str) else replacement:
+    for name in names:
         pieces = re.split(r"\\(\d)", name)  # text, group, text, group, ..., text
         if sorted(map(int, pieces[1::2])) != sorted(groups):
             continue  # it forgets a group: there is no way back
         ours = "".join(
             f"(?P<g{piece}>{groups[int(piece)]})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
         )
-        inverted.append((re.compile(ours), parts))
+        inverted.append((re.compile(ours), parts, part))
     return inverted
 
 

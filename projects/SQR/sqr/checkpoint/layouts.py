@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from .conversion import Layout, Rules, StateDict, indices, num_stages
-from .dense_layouts import DENSE_LAYOUTS, every_stage
+from .dense_layouts import DENSE_LAYOUTS
 from .resnet import DETECTRON2_RESNET, resnet_rules
+from .shared import every_stage, heads_twice
+from .transformers_layouts import TRANSFORMERS_LAYOUTS
 
 
 def _deformable_detr(state_dict: StateDict) -> Rules:
@@ -109,20 +109,6 @@ def _detrex_deformable_detr(state_dict: StateDict) -> Rules:
     ]
 
 
-def _heads_twice(state_dict: StateDict) -> list[tuple[str, str]]:
-    """Which heads the forms of Deformable DETR list under the decoder too.
-
-    None in the plain form, whose stages have one pair of heads; the box heads where boxes are refined; all heads of the
-    two-stage form.
-    """
-    if any(k.startswith("query_generator.class_embed.") for k in state_dict):
-        return [(r"((?:class|bbox)_embed\..+)", r"transformer.decoder.\1")]
-    head = re.compile(r"decoder\.stages\.\d+\.(bbox_embed\..+)")
-    first = {m[1]: v for k, v in state_dict.items() if (m := head.fullmatch(k)) and ".stages.0." in k}
-    plain = all(torch.equal(v, first[m[1]]) for k, v in state_dict.items() if (m := head.fullmatch(k)))
-    return [] if plain else [(r"(bbox_embed\..+)", r"transformer.decoder.\1")]
-
-
 def _mmdet_adamixer(state_dict: StateDict) -> Rules:
     stage, ours = r"(?:roi_head\.)?bbox_head\.(\d+)\.", r"decoder.stages.\1."
     return [
@@ -166,7 +152,7 @@ LAYOUTS = (
             r"refpoint_embed\.weight",
         ),
         rules=_dab_deformable_detr,
-        copies=_heads_twice,
+        copies=heads_twice,
     ),
     Layout(
         name="h_deformable_detr",  # the two-stage form with learned content (mixed selection)
@@ -178,7 +164,7 @@ LAYOUTS = (
             r"query_embed\.weight",
         ),
         rules=_deformable_detr,
-        copies=_heads_twice,
+        copies=heads_twice,
     ),
     Layout(
         name="deformable_detr",
@@ -189,7 +175,7 @@ LAYOUTS = (
             r"class_embed\.0\.weight",
         ),
         rules=_deformable_detr,
-        copies=_heads_twice,
+        copies=heads_twice,
     ),
     Layout(
         name="mmdet_deformable_detr",
@@ -213,7 +199,7 @@ LAYOUTS = (
             r"backbone\.stem\.conv1\.weight",
         ),
         rules=_detrex_deformable_detr,
-        copies=_heads_twice,
+        copies=heads_twice,
     ),
     Layout(
         name="detrex_deformable_detr",
@@ -225,7 +211,7 @@ LAYOUTS = (
             r"neck\.convs\.0\.norm\.weight",
         ),
         rules=_detrex_deformable_detr,
-        copies=_heads_twice,
+        copies=heads_twice,
     ),
     Layout(
         name="mmdet_adamixer",
@@ -238,6 +224,7 @@ LAYOUTS = (
         rules=_mmdet_adamixer,
         nesting="state_dict",
     ),
+    *TRANSFORMERS_LAYOUTS,
     Layout(
         name="torchvision_resnet",
         source="torchvision",

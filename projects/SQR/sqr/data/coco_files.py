@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class CocoSummary:
         num_images: images listed.
         num_boxes: annotations that are no crowd.
         image_names: ``file_name`` of each image.
+        most_objects: the highest number of boxes to train on in one image.
+        fullest_image: ``file_name`` of that image.
     """
 
     path: str
@@ -30,6 +35,8 @@ class CocoSummary:
     num_images: int
     num_boxes: int
     image_names: tuple[str, ...]
+    most_objects: int
+    fullest_image: str
 
 
 def read_coco_summary(path: str) -> CocoSummary:
@@ -43,7 +50,7 @@ def read_coco_summary(path: str) -> CocoSummary:
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"annotation file {path!r} does not exist: point data.train.annotations / "
-            "data.val.annotations at a COCO instances json"
+            "data.val.annotations at a COCO instances json, or data.root at the folder of a dataset"
         )
     stat = os.stat(path)
     return _read_coco_summary(path, stat.st_mtime_ns, stat.st_size)
@@ -71,19 +78,23 @@ def _read_coco_summary(path: str, mtime_ns: int, size: int) -> CocoSummary:
     _check_records(path, "category", categories, ("id", "name"))
     _check_records(path, "image", images, ("id", "file_name", "height", "width"))
     _check_annotations(path, annotations, {c["id"] for c in categories}, {i["id"] for i in images})
+    objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0)
+    fullest, most = objects.most_common(1)[0] if objects else (images[0]["id"], 0)
     return CocoSummary(
         path=path,
         categories=tuple(sorted((c["id"], str(c["name"])) for c in categories)),
         num_images=len(images),
         num_boxes=sum(1 for a in annotations if not a.get("iscrowd", 0)),
         image_names=tuple(i["file_name"] for i in images),
+        most_objects=most,
+        fullest_image=next(i["file_name"] for i in images if i["id"] == fullest),
     )
 
 
 def _check_records(path: str, what: str, records: list[dict], keys: tuple[str, ...]) -> None:
     seen = set()
     for record in records:
-        lacking = [key for key in keys if key not in record]
+        lacking = [key for key in keys if not isinstance(record, dict) or record.get(key) is None]
         if lacking:
             raise ValueError(f"annotation file {path!r}: {what} {record} lacks {lacking}")
         if record["id"] in seen:
@@ -92,23 +103,38 @@ def _check_records(path: str, what: str, records: list[dict], keys: tuple[str, .
 
 
 def _check_annotations(path: str, annotations: list[dict], category_ids: set, image_ids: set) -> None:
-    without = [a for a in annotations if len(a.get("bbox") or ()) != 4]
+    _check_records(path, "annotation", annotations, ("id", "image_id", "category_id"))
+    without = [a for a in annotations if not is_box(a.get("bbox"))]
     if without:
         raise ValueError(
             f"annotation file {path!r}: {len(without)} of {len(annotations)} annotations have no 'bbox' "
-            f"[x, y, width, height], the first is annotation {without[0].get('id')}"
+            f"[x, y, width, height] of four finite numbers, the first is annotation {without[0]['id']}"
         )
     for annotation in annotations:
         if annotation["category_id"] not in category_ids:
             raise ValueError(
-                f"annotation file {path!r}: annotation {annotation.get('id')} has category_id "
+                f"annotation file {path!r}: annotation {annotation['id']} has category_id "
                 f"{annotation['category_id']}, which 'categories' does not list"
             )
         if annotation["image_id"] not in image_ids:
             raise ValueError(
-                f"annotation file {path!r}: annotation {annotation.get('id')} belongs to image_id "
+                f"annotation file {path!r}: annotation {annotation['id']} belongs to image_id "
                 f"{annotation['image_id']}, which 'images' does not list"
             )
+        if annotation.get("ignore", 0):
+            raise ValueError(
+                f"annotation file {path!r}: annotation {annotation['id']} has 'ignore', which Detectron2 does not "
+                "support; use iscrowd=1 for a region that should count neither way"
+            )
+
+
+def is_box(value: Any) -> bool:
+    """Whether a ``bbox`` is a list of four finite numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+    )
 
 
 def check_images(summary: CocoSummary, root: str) -> None:

@@ -1,9 +1,8 @@
-"""Detection datasets by name or by COCO-format files, and the one place where the number of classes is
-settled.
+"""Detection datasets by folder, by COCO-format files or by name, and the one place where the classes are settled.
 
-Configs describe a split by three values: ``name`` (a dataset registered with Detectron2), ``annotations`` (a
-COCO instances json) and ``images`` (the folder its file names are relative to). Where ``annotations`` is
-given it wins.
+Configs describe a split by ``annotations`` (a COCO instances json) and ``images`` (the folder its file names are
+relative to), else by ``root`` (the folder of a whole dataset) and ``split``, else by ``name`` (a dataset registered
+with Detectron2).
 """
 
 from __future__ import annotations
@@ -12,38 +11,53 @@ import difflib
 import hashlib
 import importlib.util
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .coco_files import check_images, read_coco_summary
+from .roots import files_of_split
 from .shapes import ensure_registered_shapes
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A split that exists: its registered name, its class names in order, and where they were read."""
+    """A split that exists: its registered name, its class names in order, and where they were read.
+
+    ``most_objects`` of one image and the ``fullest_image`` are known of files only.
+    """
 
     name: str
     classes: tuple[str, ...]
     source: str
+    most_objects: int = 0
+    fullest_image: str = ""
 
 
 def detection_dataset_name(
-    *, name: str | None = None, annotations: str | None = None, images: str | None = None
+    *,
+    name: str | None = None,
+    annotations: str | None = None,
+    images: str | None = None,
+    root: str | None = None,
+    split: str | None = None,
 ) -> str:
     """The registered name of a split; a COCO-format file is checked and registered first.
+
+    Args: as :func:`get_detection_dataset`.
 
     The name of a file is its stem and a digest of its path and image root, the same in every process and run.
     ``COCOEvaluator`` finds the annotation file under it.
 
     Raises:
         FileNotFoundError, ValueError: what is given does not exist or is not usable; see
-            :mod:`sqr.data.coco_files`.
+            :mod:`sqr.data.coco_files` and :mod:`sqr.data.roots`.
     """
-    return _resolve_split(name=name, annotations=annotations, images=images).name
+    return _resolve_split(name=name, annotations=annotations, images=images, root=root, split=split).name
 
 
 def get_detection_dataset(
@@ -51,6 +65,8 @@ def get_detection_dataset(
     name: str | None = None,
     annotations: str | None = None,
     images: str | None = None,
+    root: str | None = None,
+    split: str | None = None,
     num_classes: int | None = None,
     training: bool = False,
     filter_empty: bool = False,
@@ -63,8 +79,10 @@ def get_detection_dataset(
 
     Args:
         name: a dataset registered with Detectron2.
-        annotations: a COCO instances json; wins over ``name``.
+        annotations: a COCO instances json; wins over ``root``.
         images: folder that the file names in ``annotations`` are relative to.
+        root: folder of a dataset in a layout that :func:`sqr.data.find_dataset` knows; wins over ``name``.
+        split: which of its splits.
         num_classes: what the model was built for; None skips the check.
         training: a split without a single box is then an error.
         filter_empty: leave out images without objects. DETR keeps them.
@@ -73,20 +91,21 @@ def get_detection_dataset(
         FileNotFoundError, ValueError: as :func:`detection_dataset_name`, and where ``num_classes`` differs
             from the data or a training split has no boxes.
     """
-    split = _resolve_split(name=name, annotations=annotations, images=images)
+    found = _resolve_split(name=name, annotations=annotations, images=images, root=root, split=split)
     if num_classes is not None:
-        _check_num_classes(num_classes, split)
-    dicts = get_detection_dataset_dicts(split.name, filter_empty=filter_empty)
+        _check_num_classes(num_classes, found)
+    dicts = get_detection_dataset_dicts(found.name, filter_empty=filter_empty)
     if training and not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
-        raise ValueError(f"{split.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)")
+        raise ValueError(f"{found.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)")
     return dicts
 
 
 def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
-    """Settle ``cfg.data.num_classes`` before a model is built, in place.
+    """Settle ``cfg.data.num_classes`` and ``cfg.data.class_names`` before a model is built, in place.
 
-    Null becomes the number of categories of the data; a number is compared with them. Training and validation
-    must have the same categories in the same order. Does nothing for a config without a ``data`` node.
+    Null becomes what the data has; a value is compared with it. Training and validation must have the same
+    categories in the same order. Does nothing for a config without a ``data`` node. The names stand in the saved
+    config of a run, so that whoever uses the model needs no data to name its classes.
 
     Args:
         cfg: the whole config.
@@ -94,7 +113,8 @@ def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
             alone: the classes of a registered dataset are then taken from its metadata.
 
     Raises:
-        ValueError: a split is not given, ``num_classes`` differs from the data, or the two splits differ.
+        ValueError: a split is not given, ``num_classes`` or ``class_names`` differ from the data, or the two splits
+            differ.
         FileNotFoundError: a file or folder is missing.
     """
     if cfg.get("data") is None:
@@ -105,6 +125,34 @@ def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
     if cfg.data.num_classes is None:
         cfg.data.num_classes = len(train.classes)
     _check_num_classes(cfg.data.num_classes, train)
+    if cfg.data.get("class_names") is None:
+        cfg.data.class_names = list(train.classes)
+    elif tuple(cfg.data.class_names) != train.classes:
+        index, ours, theirs = _first_difference(cfg.data.class_names, train.classes)
+        raise ValueError(
+            f"data.class_names are not those of {train.source}, from class {index}: {ours!r} against {theirs!r}; "
+            "data.class_names=null takes those of the data"
+        )
+
+
+def check_queries(cfg: DictConfig) -> None:
+    """Check, before anything is trained, that a detector has a query for every object of a training image.
+
+    Does nothing where either number is not known: a registered dataset, a model without
+    ``query_generator.num_queries``.
+
+    Raises:
+        ValueError: an image has more objects; the message names it.
+    """
+    queries = OmegaConf.select(cfg, "model.query_generator.num_queries")
+    if cfg.get("data") is None or not isinstance(queries, int):
+        return
+    train = _split_of_config(cfg, "train", check_files=False)
+    if train.most_objects > queries:
+        raise ValueError(
+            f"{train.source}: image {train.fullest_image!r} has {train.most_objects} objects, but the model has only "
+            f"{queries} queries to match them with; set model.query_generator.num_queries={train.most_objects} or more"
+        )
 
 
 def fast_coco_eval_is_built() -> bool:
@@ -113,22 +161,39 @@ def fast_coco_eval_is_built() -> bool:
 
 
 def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:
-    split = cfg.data[key]
-    if split.name is None and split.annotations is None:
+    split, root = cfg.data[key], cfg.data.get("root")
+    if split.name is None and split.annotations is None and root is None:
         raise ValueError(
             f"data.{key} names no dataset: set data.{key}.annotations=FILE.json and data.{key}.images=FOLDER "
-            f"(COCO format), or data.{key}.name to a registered dataset"
+            f"(COCO format), data.root=FOLDER of a whole dataset, or data.{key}.name to a registered dataset"
         )
-    return _resolve_split(name=split.name, annotations=split.annotations, images=split.images, check_files=check_files)
+    return _resolve_split(
+        name=split.name, annotations=split.annotations, images=split.images, root=root,
+        split=split.get("split", key), check_files=check_files, key=f"data.{key}",
+    )  # fmt: skip
 
 
 def _resolve_split(
-    *, name: str | None, annotations: str | None, images: str | None, check_files: bool = True
+    *,
+    name: str | None,
+    annotations: str | None,
+    images: str | None,
+    root: str | None,
+    split: str | None,
+    check_files: bool = True,
+    key: str = "",
 ) -> _Split:
     if annotations is not None:
         return _register_files(annotations, images)
+    if root is not None:
+        if split is None:
+            raise ValueError(f"the dataset {root!r} is given without the name of a split")
+        files = files_of_split(root, split, key=key)
+        return replace(_register_files(*files), source=f"split {split!r} of {root!r}")
     if name is None:
-        raise ValueError("no dataset given: set data.{train,val}.annotations and .images, or data.{train,val}.name")
+        raise ValueError(
+            "no dataset given: set data.root, data.{train,val}.annotations and .images, or data.{train,val}.name"
+        )
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
@@ -172,7 +237,8 @@ def _register_files(annotations: str, images: str | None) -> _Split:
         MetadataCatalog.remove(name)
     if name not in DatasetCatalog:
         register_coco_instances(name, metadata, annotations, images)
-    return _Split(name, classes, f"annotation file {annotations!r}")
+    source = f"annotation file {annotations!r}"
+    return _Split(name, classes, source, summary.most_objects, summary.fullest_image)
 
 
 def _check_num_classes(num_classes: int, split: _Split) -> None:
@@ -193,7 +259,13 @@ def _difference(train: _Split, val: _Split) -> str:
     if only_val:
         text += f"; only in validation: {only_val}"
     if not only_train and not only_val:
-        index = next((i for i, (a, b) in enumerate(zip(train.classes, val.classes, strict=False)) if a != b), 0)
-        text += f"; the same names in another order, from class {index}: {train.classes[index]!r} against "
-        text += f"{val.classes[index]!r} (classes are numbered in the order of their category ids)"
+        index, ours, theirs = _first_difference(train.classes, val.classes)
+        text += f"; the same names in another order, from class {index}: {ours!r} against {theirs!r} "
+        text += "(classes are numbered in the order of their category ids)"
     return text
+
+
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str | None, str | None]:
+    """Where two lists of class names part, and what each has there."""
+    pairs = enumerate(zip_longest(ours, theirs))
+    return next(((i, a, b) for i, (a, b) in pairs if a != b), (0, None, None))

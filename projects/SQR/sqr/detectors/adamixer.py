@@ -73,7 +73,7 @@ class PyramidEncoder(nn.Module):
                 f"the neck made {len(levels)} levels, but strides={self.strides} names {len(self.strides)}"
             )
         for x, stride in zip(levels, self.strides, strict=True):
-            expected = tuple(math.ceil(n / stride) for n in padding_mask.shape[1:])
+            expected = tuple((n + stride - 1) // stride for n in padding_mask.shape[1:])
             if tuple(x.shape[2:]) != expected:
                 raise ValueError(
                     f"a level is {tuple(x.shape[2:])} but stride {stride} makes {expected} of images of "
@@ -81,7 +81,7 @@ class PyramidEncoder(nn.Module):
                 )
         valid = ~padding_mask
         sizes = torch.stack((valid[:, 0].sum(-1), valid[:, :, 0].sum(-1)), dim=-1).float()
-        shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in levels)
+        shapes = tuple((x.shape[2], x.shape[3]) for x in levels)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
         return PyramidMemory(tokens, shapes, self.strides, sizes)
 
@@ -113,7 +113,7 @@ class FullImageQueries(nn.Module):
         content = F.layer_norm(content, (dim,))
         boxes = self.init_boxes.unflatten(0, (self.init_content.num_groups, -1))[:groups, :queries]
         boxes = boxes * memory.image_sizes.repeat(1, 2)[:, None, None]  # (B, G, Q, 4)
-        state = QueryState(content.expand(len(boxes), -1, -1, -1), box_to_xyzr(boxes))
+        state = QueryState(content.expand(boxes.shape[0], -1, -1, -1), box_to_xyzr(boxes))
         return InitialQueries.split(state, self.num_queries)
 
 

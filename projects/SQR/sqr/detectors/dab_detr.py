@@ -47,7 +47,7 @@ class AnchorQueries(nn.Module):
     def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
         anchors = self.anchors().sigmoid()
         content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
-        shape = (len(memory.tokens), -1, -1, -1)
+        shape = (memory.tokens.shape[0], -1, -1, -1)
         return InitialQueries(QueryState(content.expand(shape), anchors.expand(shape)))
 
 

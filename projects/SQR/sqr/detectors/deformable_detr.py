@@ -49,7 +49,7 @@ class LearnedQueries(nn.Module):
         position, content = self.query_embed().chunk(2, dim=-1)
         points = self.reference_points(position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
-        shape = (len(memory.tokens), -1, -1, -1)
+        shape = (memory.tokens.shape[0], -1, -1, -1)
         extras = {"position": position.expand(shape)}
         state = QueryState(content.expand(shape), reference.expand(shape), extras)
         return InitialQueries.split(state, self.num_queries)

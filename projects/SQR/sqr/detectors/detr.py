@@ -29,7 +29,7 @@ class PositionQueries(nn.Module):
         self.query_embed = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups)
 
     def forward(self, memory: DenseMemory) -> InitialQueries:
-        position = self.query_embed().expand(len(memory.tokens), -1, -1, -1)
+        position = self.query_embed().expand(memory.tokens.shape[0], -1, -1, -1)
         content = torch.zeros_like(position)
         return InitialQueries(QueryState(content, position[..., :0], {"position": position}))
 

@@ -42,7 +42,7 @@ class PointQueries(nn.Module):
         position = self.query_embed()
         points = self.ref_point_head(position).float().sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
-        shape = (len(memory.tokens), -1, -1, -1)
+        shape = (memory.tokens.shape[0], -1, -1, -1)
         position = position.expand(shape)
         state = QueryState(torch.zeros_like(position), reference.expand(shape), {"position": position})
         return InitialQueries(state)

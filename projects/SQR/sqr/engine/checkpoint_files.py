@@ -1,19 +1,29 @@
-"""Reading checkpoint files of any origin: tensors alone, nothing in a file is executed."""
+"""Checkpoint files of any origin: tensors alone, nothing in a file is executed."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from .errors import UserError, one_line
+from .checkpointer import write_atomically
+from .errors import UserError, as_user_error, one_line
+
+SAFETENSORS = ".safetensors"
+
+EMA = "@ema"
+"""At the end of a checkpoint's path: its averaged weights."""
 
 
 @dataclass
@@ -29,10 +39,11 @@ class Weights:
 
 
 def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
-    """Read a checkpoint's weights: ``.pth`` with or without an outer dictionary, or Detectron2's ``.pkl``.
+    """Read a checkpoint's weights: ``.pth`` or ``.bin``, ``.safetensors``, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``).
+        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
+            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -40,10 +51,21 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
         UserError: no such file, not readable, not fetchable, or no tensors in it.
     """
     name = name or source
-    return _unpack(_read(_fetch(source, name, hint), name), name)
+    path = source.removesuffix(EMA)
+    data = _read(_fetch(path, name, hint), name)
+    if path != source:
+        if not isinstance(data, dict) or "ema" not in data:
+            raise UserError(f"{name}: the file holds no EMA weights (train.ema.enabled writes them); leave out {EMA}")
+        data = data["ema"]
+    return _unpack(data, name)
 
 
 def _fetch(source: str, name: str, hint: str) -> str:
+    from sqr.model_zoo import SCHEME, get_checkpoint_url
+
+    if source.startswith(SCHEME):
+        with as_user_error(ValueError, prefix=f"{name}: "):
+            source = get_checkpoint_url(source.removeprefix(SCHEME))
     is_url = "://" in source
     try:
         path = PathManager.get_local_path(source)
@@ -56,6 +78,10 @@ def _fetch(source: str, name: str, hint: str) -> str:
 
 
 def _read(path: str, name: str) -> Any:
+    if path.endswith(SAFETENSORS):
+        safetensors = _safetensors(name)
+        with as_user_error(OSError, safetensors.SafetensorError, prefix=f"{name} is not a readable checkpoint: "):
+            return safetensors.torch.load_file(path)
     try:
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
@@ -64,6 +90,40 @@ def _read(path: str, name: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{name} is not a readable checkpoint: {one_line(error)[:300]}") from error
+
+
+def write_weights(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "model") -> None:
+    """Write weights that :func:`read_weights` reads, atomically; ``.safetensors`` by the name.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        nesting: the key of the outer dictionary, which ``.safetensors`` files have not; none if empty.
+
+    Raises:
+        UserError: the file cannot be written, or ``safetensors`` is not installed.
+    """
+    if path.endswith(SAFETENSORS):
+        safetensors = _safetensors(path)
+        separate = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+        content = safetensors.torch.save(separate, metadata={"format": "pt"})
+        write = partial(_write_bytes, content)
+    else:
+        write = partial(torch.save, {nesting: dict(tensors)} if nesting else dict(tensors))
+    with as_user_error(OSError, RuntimeError, prefix=f"cannot write {path}: "):
+        write_atomically(Path(path), write)
+
+
+def _write_bytes(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _safetensors(name: str) -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(f"{name} is a {SAFETENSORS} file: pip install safetensors, or give a .pth file") from error
+    return safetensors
 
 
 class _ArrayUnpickler(pickle.Unpickler):

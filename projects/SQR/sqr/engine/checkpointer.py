@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,27 @@ from detectron2.checkpoint import DetectionCheckpointer
 from .errors import UserError, one_line
 
 
+class CheckpointError(UserError):
+    """A checkpoint cannot be written; the one before is complete."""
+
+
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer for the checkpoints of this project's runs.
 
     A file appears under its name only when it is complete, and ``last_checkpoint`` names it only
     afterwards: a full disk or a kill leaves the previous checkpoint in force.
+
+    Attributes:
+        saved_iteration: of the last checkpoint that this object wrote.
     """
+
+    saved_iteration: int | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` and tag it as the last checkpoint.
 
         Raises:
-            UserError: the file cannot be written.
+            CheckpointError: the file cannot be written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -36,10 +46,11 @@ class Checkpointer(DetectionCheckpointer):
         try:
             write_atomically(path, lambda file: torch.save(data, file))
             self.tag_last_checkpoint(path.name)
+            self.saved_iteration = kwargs.get("iteration")
         except (OSError, RuntimeError) as error:  # RuntimeError: what torch.save makes of a failed write
             last = self.get_checkpoint_file()
             kept = f"{last} is complete" if last else "there is no complete checkpoint yet"
-            raise UserError(
+            raise CheckpointError(
                 f"cannot write the checkpoint {path}: {one_line(error)}; {kept}. Make room or change "
                 "train.output_dir, then go on with --resume"
             ) from error
@@ -76,6 +87,21 @@ class Checkpointer(DetectionCheckpointer):
                 "use the config it was trained with, or start a new train.output_dir"
             )
         return incompatible
+
+
+class BestCheckpointer(Checkpointer):
+    """Writes ``model_best.pth``, which ``--resume`` never starts from: ``last_checkpoint`` stays what it is."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        pass
+
+    def stored_iteration(self, name: str) -> int | None:
+        """The iteration whose weights ``<name>.pth`` holds; None without a readable file."""
+        path = Path(self.save_dir) / f"{name}.pth"
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("iteration")
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
 
 
 def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:

@@ -12,28 +12,40 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import torch
 import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-from .distributed import check_num_processes
-from .errors import UserError
+from .distributed import check_num_processes, is_launched_process, join_process_group
+from .errors import UsageError, UserError
 
 
 def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
     """Run ``main(args)`` in ``args.num_gpus`` processes a machine and return the exit code.
+
+    In a process that ``torchrun`` started, join the others instead.
 
     0 for success, 1 for an error that the user can mend, 2 for a command line or config that makes no
     sense, 128 + n for signal n. Such errors are one line on stderr; any other exception keeps its traceback.
     """
     device = next((o.partition("=")[2] for o in reversed(args.opts) if o.startswith("train.device=")), None)
     several = args.num_gpus * args.num_machines > 1
+    launched = is_launched_process()
     try:
+        if several and launched:
+            raise UsageError("torchrun starts the processes; leave out --num-gpus and --num-machines")
         check_num_processes(args.num_gpus, device)
-        if several and device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2's launch takes NCCL where it sees a GPU
+        if (several or launched) and device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # NCCL is taken where there is a GPU
+        if launched:
+            join_process_group()
+            main(args)
+            torch.distributed.destroy_process_group()
+            return 0
         if several:
-            signal.signal(signal.SIGTERM, _forward)
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, _forward)
         launch(
             _Guarded(main),
             args.num_gpus,

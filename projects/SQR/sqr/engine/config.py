@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UsageError, one_line
 from .overrides import apply_overrides
+from .train_section import check_train_section, prefer_overridden_length
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -44,8 +45,10 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     if missing:
         raise UsageError(f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}")
     cfg = apply_overrides(cfg, overrides)
+    prefer_overridden_length(cfg, overrides)
     check_train_section(cfg)
     check_calls(cfg)
+    name_zoo_checkpoint(cfg, name)
     return cfg
 
 
@@ -69,18 +72,29 @@ def find_config(name: str) -> str:
         raise UsageError(f"--config-file {name}: no such file, and {one_line(error)}") from None
 
 
-def check_train_section(cfg: DictConfig) -> None:
-    """Check the numbers of ``cfg.train`` that would otherwise fail deep inside a run.
+def name_zoo_checkpoint(cfg: DictConfig, config: str) -> None:
+    """Put the address ``zoo://NAME`` of the config's own checkpoint in the place of ``train.init_checkpoint=zoo``.
+
+    Args:
+        cfg: changed in place.
+        config: the name or path that ``cfg`` was loaded from.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: the model zoo has no checkpoint of this config; those that there are are listed.
     """
-    for key, least in (("max_iter", 1), ("log_period", 1), ("eval_period", 0), ("checkpointer.period", 1)):
-        value: Any = cfg.train
-        for part in key.split("."):
-            value = value.get(part)
-        if type(value) is not int or value < least:
-            raise UsageError(f"train.{key}={value}: must be a whole number, at least {least}")
+    if cfg.train.get("init_checkpoint") != "zoo":
+        return
+    from sqr import model_zoo
+
+    try:
+        name = model_zoo.config_name(config)
+        model_zoo.get_checkpoint_url(name)
+    except ValueError as error:
+        known = ", ".join(model_zoo.SCHEME + n for n in model_zoo.checkpoint_names()) or "none yet"
+        raise UsageError(
+            f"train.init_checkpoint=zoo: {config} has no trained checkpoint in the model zoo; there are: {known}"
+        ) from error
+    cfg.train.init_checkpoint = f"{model_zoo.SCHEME}{name}"
 
 
 def check_calls(cfg: DictConfig) -> None:
@@ -167,8 +181,13 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def save_config(cfg: DictConfig, path: str) -> None:
+def save_config(cfg: DictConfig, path: str, *, header: str = "") -> None:
     """Save a config as YAML.
+
+    Args:
+        cfg: the config.
+        path: of the file.
+        header: lines to put above it as comments.
 
     Raises:
         UsageError: it holds something YAML cannot, such as a lambda, and would not load back.
@@ -181,3 +200,6 @@ def save_config(cfg: DictConfig, path: str) -> None:
             f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and "
             "plain values in configs"
         ) from error
+    if header:
+        comments = "".join(f"# {line}\n" for line in header.splitlines())
+        Path(path).write_text(comments + Path(path).read_text())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+import torch.distributed as dist
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -42,6 +46,33 @@ def check_num_processes(num_gpus: int, device: str | None) -> None:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if available and device != "cpu" and num_gpus > available:
         raise UsageError(f"--num-gpus {num_gpus}, but this machine has {available}")
+
+
+_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def is_launched_process() -> bool:
+    """Whether ``torchrun``, or a scheduler that sets the same variables, started this process as one of several."""
+    return all(name in os.environ for name in _ENVIRONMENT) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def join_process_group() -> None:
+    """Join the processes that the environment variables of ``torchrun`` describe, as Detectron2's ``launch`` does.
+
+    Raises:
+        UsageError: more processes on this machine than GPUs.
+    """
+    use_gpu = torch.cuda.is_available()
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if use_gpu:
+        if local_size > torch.cuda.device_count():
+            raise UsageError(
+                f"{local_size} processes on this machine, which has {torch.cuda.device_count()} GPUs; start one a GPU"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if use_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
+    comm.create_local_process_group(local_size)
+    comm.synchronize()
 
 
 def create_ddp_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
@@ -47,7 +48,9 @@ class LoadReport:
         return [f"{what}: {keys}" for what, keys in said if keys]
 
 
-def load_model_weights(model: nn.Module, source: str, *, complete: bool = False) -> LoadReport:
+def load_model_weights(
+    model: nn.Module, source: str, *, complete: bool = False, modules: Sequence[str] = ()
+) -> LoadReport:
     """Load a checkpoint's weights into a model, whatever its layout.
 
     Understood are this project's and Detectron2's ``.pth``, Detectron2's ``.pkl`` (its name-matching
@@ -59,6 +62,7 @@ def load_model_weights(model: nn.Module, source: str, *, complete: bool = False)
         model: possibly wrapped for several processes.
         source: path or URL (``detectron2://``, ``https://``); empty loads nothing.
         complete: every tensor of the model must be in the file, as for an evaluation.
+        modules: take only these modules (``"backbone"``, ``"encoder.layers"``) from the file; empty takes all.
 
     Raises:
         UserError: no such file, not readable, not fetchable, an unknown layout, a tensor of another shape,
@@ -70,6 +74,8 @@ def load_model_weights(model: nn.Module, source: str, *, complete: bool = False)
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
     weights = _fit_names(read_weights(source, name=name, hint=_WITHOUT), model.state_dict(), name)
+    if modules:
+        weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
     report = place_weights(model, weights, name=name, hint=hint, complete=complete)
     logger.info("Loaded %d of the model's %d tensors from %s", len(report.loaded), len(model.state_dict()), source)
@@ -117,6 +123,15 @@ def place_weights(
         raise UserError(f"{name} {problem}; {hint}")
     model.load_state_dict({k: weights[k] for k in report.loaded}, strict=False)
     return report
+
+
+def _only(weights: dict[str, Tensor], modules: Sequence[str], name: str) -> dict[str, Tensor]:
+    """The tensors of some modules."""
+    for module in modules:
+        if not any(key.startswith(f"{module}.") for key in weights):
+            there = ", ".join(sorted({key.partition(".")[0] for key in weights}))
+            raise UserError(f"train.init_modules names {module!r}, but {name} has only: {there}")
+    return {k: v for k, v in weights.items() if any(k.startswith(f"{module}.") for module in modules)}
 
 
 def _fit_names(data: Weights, target: dict[str, Tensor], name: str) -> dict[str, Tensor]:

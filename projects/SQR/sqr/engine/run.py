@@ -1,25 +1,33 @@
-"""What ``train_net.py`` does: train, resume, evaluate."""
+"""What ``train_net.py`` does: build, train or resume, evaluate only."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
-import torch
 from detectron2.config import instantiate
 from detectron2.engine import hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from detectron2.utils.events import EventWriter
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from .checkpointer import Checkpointer
+from .checkpointer import BestCheckpointer, Checkpointer
 from .distributed import create_ddp_model, resolve_device, unwrap
-from .errors import TrainingInterrupted, UserError, as_user_error
+from .ema import EMAHook, ModelEMA
+from .errors import UserError, as_user_error
+from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
 from .model_weights import load_model_weights
+from .pictures import ValidationPictures
+from .recipe import check_object_counts, settle_max_iter
+from .saving import run_and_save
 from .train_loader import TrainLoader
-from .trainer import Trainer, TrainingStopped
+from .train_section import AMP_DTYPES
+from .trainer import Trainer
+from .wandb_writer import WandbWriter
 from .writers import default_writers, write_results
 
 logger = logging.getLogger(__name__)
@@ -36,25 +44,6 @@ class BaseLRScheduler(hooks.LRScheduler):
         super().before_train()
         rates = [group["lr"] for group in self._optimizer.param_groups]
         self._best_param_group_id = rates.index(max(rates))
-
-
-def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
-    """Evaluate on ``cfg.dataloader.test`` and log Detectron2's tables and copy-paste lines.
-
-    Returns:
-        Task to metric to value on the main process; empty on the others, or without a
-        ``dataloader.evaluator``.
-    """
-    if cfg.dataloader.get("evaluator") is None:
-        logger.info("Nothing to evaluate: the config has no dataloader.evaluator")
-        return {}
-    with as_user_error(ValueError, OSError, prefix="dataloader.test: "):
-        loader = instantiate(cfg.dataloader.test)
-        evaluator = instantiate(cfg.dataloader.evaluator)
-    results = inference_on_dataset(unwrap(model), loader, evaluator)
-    if comm.is_main_process() and results:
-        print_csv_format(results)
-    return results
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -81,6 +70,7 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
             "sqr.engine.build_train_loader, which takes the arguments of "
             "Detectron2's build_detection_train_loader"
         )
+    check_object_counts(loader.dataset, cfg.model.get("query_generator", {}).get("num_queries"))
     amp, clip = cfg.train.amp, cfg.train.clip_grad
     return Trainer(
         model,
@@ -89,7 +79,8 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
         seed=cfg.train.seed,
         max_grad_norm=clip.max_norm,
         norm_type=clip.norm_type,
-        amp_dtype=_amp_dtype(amp.dtype) if amp.enabled else None,
+        amp_dtype=AMP_DTYPES[amp.dtype] if amp.enabled else None,
+        accumulation_steps=cfg.train.get("accumulation_steps", 1),
     )
 
 
@@ -97,7 +88,8 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
     """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
 
     Args:
-        cfg: a config that :func:`sqr.engine.load_config` returned.
+        cfg: a config that :func:`sqr.engine.load_config` returned; ``train.max_iter`` is set from
+            ``train.max_epochs`` in it.
         args: with ``resume``.
         do_test: called with the config and the model at each evaluation.
 
@@ -106,39 +98,96 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
 
     Raises:
         TrainingInterrupted: stopped by a signal; a checkpoint was saved.
+        UserError: whatever else ended it; what was done is saved where it can be.
     """
     model = create_ddp_model(build_model(cfg), **cfg.train.ddp)
     trainer = build_trainer(cfg, model)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    settle_max_iter(cfg, len(trainer.data_loader.dataset))
+    ema = build_ema(cfg, model)
+    averaged = {} if ema is None else {"ema": ema}
+    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer, **averaged)
+    history = EvaluationHistory(cfg.train.output_dir)
+    stopping = _early_stopping(cfg, history)
     results: dict = {}
+    pictures = ValidationPictures(cfg, count=cfg.train.get("eval_images", 0) if comm.is_main_process() else 0)
 
     def run_evaluation() -> dict:
         with trainer.interruptible():
             results.clear()
-            results.update(do_test(cfg, model))
+            results.update(evaluate_with_ema(cfg, model, ema, do_test))
+            for name, picture in pictures.draw(unwrap(model)).items():
+                trainer.storage.put_image(name, picture)
         return results
 
-    main = comm.is_main_process()
+    # What saves comes before what may fail; what decides on an evaluation comes after it.
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             BaseLRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main else None,
-            hooks.EvalHook(cfg.train.eval_period, run_evaluation),
-            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
-            if main
-            else None,
+            EMAHook(ema) if ema is not None else None,
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if comm.is_main_process() else None,
+            EvaluationHook(cfg.train.eval_period, run_evaluation, history),
+            _best_checkpoint(cfg, model, averaged, history),
+            stopping,
         ]
     )
     start_iter = _load(cfg, args, model, trainer, checkpointer)
-    if start_iter >= cfg.train.max_iter:
-        logger.info("Training is complete: %d of %d iterations", start_iter, cfg.train.max_iter)
-        return do_test(cfg, model)
-    try:
-        trainer.train(start_iter, cfg.train.max_iter)
-    except TrainingStopped as stop:
-        raise _interrupted(stop, trainer, checkpointer) from None
+    history.load(start_iter)
+    reason = stopping.reached() if stopping is not None else ""
+    if reason or start_iter >= cfg.train.max_iter:
+        logger.info("Training is complete: %d of %d iterations. %s", start_iter, cfg.train.max_iter, reason)
+        return evaluate_with_ema(cfg, model, ema, do_test)
+    if comm.is_main_process():
+        trainer.register_hooks([hooks.PeriodicWriter(_writers(cfg), period=cfg.train.log_period)])
+    run_and_save(trainer, checkpointer, cfg.train.max_iter)
     return results
+
+
+def evaluate_with_ema(
+    cfg: DictConfig, model: nn.Module, ema: ModelEMA | None, do_test: Callable[[DictConfig, nn.Module], dict]
+) -> dict:
+    """``do_test`` of the model, and of its average as ``ema``, whose files go to ``OUTPUT/ema``."""
+    results = dict(do_test(cfg, model) or {})
+    if ema is not None:
+        logger.info("Evaluating the averaged weights: ema/...")
+        own = copy.deepcopy(cfg)
+        own.train.output_dir = str(Path(cfg.train.output_dir) / "ema")
+        averaged = do_test(own, ema.model)
+        if averaged:
+            results["ema"] = averaged
+    return results
+
+
+def build_ema(cfg: DictConfig, model: nn.Module) -> ModelEMA | None:
+    """The average that ``train.ema`` describes, or None."""
+    options = dict(cfg.train.get("ema") or {"enabled": False})
+    return ModelEMA(unwrap(model), **options) if options.pop("enabled") else None
+
+
+def _best_checkpoint(
+    cfg: DictConfig, model: nn.Module, averaged: dict[str, ModelEMA], history: EvaluationHistory
+) -> BestCheckpoint | None:
+    options = cfg.train.get("best_checkpoint") or {}
+    if options.get("metric") is None or cfg.dataloader.get("evaluator") is None or not comm.is_main_process():
+        return None
+    checkpointer = BestCheckpointer(model, cfg.train.output_dir, **averaged)
+    return BestCheckpoint(cfg.train.eval_period, checkpointer, history=history, **options)
+
+
+def _early_stopping(cfg: DictConfig, history: EvaluationHistory) -> EarlyStopping | None:
+    options = cfg.train.get("early_stopping") or {}
+    if options.get("patience") is None:
+        return None
+    return EarlyStopping(cfg.train.eval_period, history=history, **options)
+
+
+def _writers(cfg: DictConfig) -> list[EventWriter]:
+    options = dict(cfg.train.get("wandb") or {"enabled": False})
+    more = []
+    if options.pop("enabled"):
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        more = [WandbWriter(cfg.train.output_dir, config=plain, **options)]
+    return default_writers(cfg.train.output_dir, cfg.train.max_iter, more)
 
 
 def _load(
@@ -146,25 +195,18 @@ def _load(
 ) -> int:
     """Load what the run starts from and return its first iteration."""
     if args.resume and checkpointer.has_checkpoint():
-        checkpointer.resume()
-        logger.info("Going on after iteration %d", trainer.iter)
-        return trainer.iter + 1
+        left = checkpointer.resume()
+        ema = checkpointer.checkpointables.get("ema")
+        if ema is not None and not ema.num_updates:
+            logger.warning("The checkpoint holds no averaged weights: the average (train.ema) starts from its weights")
+        if "ema" in left:
+            logger.warning("The checkpoint's averaged weights are left behind: train.ema.enabled=False")
+        logger.info("Going on after iteration %d", trainer.completed)
+        return trainer.completed + 1
     if args.resume:
         logger.info("No checkpoint in %s: starting from the beginning", cfg.train.output_dir)
-    load_model_weights(model, cfg.train.init_checkpoint)
+    load_model_weights(model, cfg.train.init_checkpoint, modules=list(cfg.train.get("init_modules", [])))
     return 0
-
-
-def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpointer) -> TrainingInterrupted:
-    done = trainer.iter + 1
-    if done < trainer.max_iter:
-        checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
-        comm.synchronize()  # no process leaves before the checkpoint is there
-        text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
-        text += "Go on with the same command and --resume"
-    else:
-        text = f"{stop} during the last evaluation; training is complete. Run it again with --eval-only"
-    return TrainingInterrupted(text, stop.signal_number)
 
 
 def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
@@ -181,10 +223,3 @@ def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], di
     if comm.is_main_process() and results:
         write_results(results, cfg.train.output_dir, checkpoint=cfg.train.init_checkpoint)
     return results
-
-
-def _amp_dtype(name: str) -> torch.dtype:
-    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in dtypes:
-        raise UserError(f"train.amp.dtype={name}: must be one of {', '.join(dtypes)}")
-    return dtypes[name]

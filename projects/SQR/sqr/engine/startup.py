@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import platform
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
+import detectron2
 import torch
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -19,19 +22,23 @@ import sqr
 
 from .config import save_config
 from .errors import as_user_error
+from .recipe import learning_rate_advice
 from .rng import resolve_seed, seed_process
+from .wandb_writer import import_wandb
 
 
 def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Prepare ``cfg.train.output_dir``, loggers and seeds; settle ``cfg.train.seed`` if it was left open.
 
-    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run) and ``environment.txt``
-    (command, versions, git state).
+    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run; command, versions and git state
+    stand above it) and ``environment.txt`` (the same and all versions below).
 
     Raises:
         UserError: the output folder cannot be written.
     """
     output_dir = Path(cfg.train.output_dir)
+    if not args.eval_only and (cfg.train.get("wandb") or {}).get("enabled"):
+        import_wandb()  # its absence is found before anything is loaded
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -46,20 +53,30 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
         with as_user_error(OSError, prefix="train.output_dir: "):
             (output_dir / "environment.txt").write_text(describe_environment())
             if not args.eval_only or not (output_dir / "config.yaml").exists():
-                save_config(cfg, str(output_dir / "config.yaml"))
+                save_config(cfg, str(output_dir / "config.yaml"), header=describe_run())
     logger.info("Command: %s", shlex.join(sys.argv))
     logger.info(
         "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt)",
         comm.get_world_size(), cfg.train.device, cfg.train.seed, output_dir,
     )  # fmt: skip
+    advice = "" if args.eval_only else learning_rate_advice(cfg, args.config_file)
+    if advice:
+        logger.warning("%s", advice)
     seed_process(cfg.train.seed)
     torch.backends.cudnn.benchmark = bool(cfg.train.cudnn_benchmark) and not args.eval_only
 
 
+def describe_run() -> str:
+    """The command, the versions and the git state of a run, a line each."""
+    versions = [f"sqr {sqr.__version__}"]
+    versions += [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision")]
+    versions += [f"detectron2 {detectron2.__version__}", f"Python {platform.python_version()}"]
+    return f"command: {shlex.join(sys.argv)}\nversions: {', '.join(versions)}\ngit: {_git_state()}"
+
+
 def describe_environment() -> str:
-    """The command, this package's version and git state, and the versions of everything below it."""
-    head = f"command: {shlex.join(sys.argv)}\nsqr: {sqr.__version__}\ngit: {_git_state()}"
-    return f"{head}\n\n{collect_env_info()}"
+    """:func:`describe_run` and Detectron2's table of the machine and of everything installed."""
+    return f"{describe_run()}\n\n{collect_env_info()}"
 
 
 def _git_state() -> str:

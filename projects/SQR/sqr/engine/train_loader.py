@@ -211,6 +211,8 @@ class SeededDataset(Dataset):
                 sample = self.dataset[index]
                 try:
                     mapped = self.mapper(sample)
+                except UserError as error:  # says it all, as sqr.data's mapper does
+                    return _Unreadable(one_line(error))
                 # A missing file, one that PIL cannot read, a truncated PNG, a size that is not the
                 # annotated one.
                 except (OSError, SyntaxError, SizeMismatchError) as error:
@@ -235,6 +237,7 @@ def _outlive_stop_signals(worker: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group, and the training process, which decides
     # when to end, still needs batches. A worker that nobody ends does so itself after a while.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
 
 

@@ -1,4 +1,4 @@
-"""The training loop: Detectron2's ``SimpleTrainer`` with clipping, autocast, exact resume and clean stops."""
+"""The training loop: ``SimpleTrainer`` with clipping, autocast, accumulation, exact resume and clean stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -15,11 +15,14 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from .errors import UserError, one_line
+from .errors import UsageError, UserError, one_line
 from .rng import seed_step
 from .train_loader import TrainLoader
 
 logger = logging.getLogger(__name__)
+
+# Ctrl-C, the end of a job, and the warning that a scheduler sends before it (Slurm: --signal=USR1@180).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class TrainingStopped(Exception):
@@ -45,6 +48,15 @@ class Trainer(SimpleTrainer):
         max_grad_norm: clip the gradients' global norm to this; None for no clipping.
         norm_type: of the global norm.
         amp_dtype: run the forward pass under autocast with this dtype; None for full precision.
+        accumulation_steps: feed a batch in this many parts of equal size, one after the other, and step the optimizer
+            once. The model is told of the whole batch (``whole_batch``: objects and images, in the first dict of each
+            part), so that losses, normalised by it, add up to those of the batch fed at once.
+
+    Attributes:
+        completed: the last iteration whose step was taken; -1 before the first.
+        mid_step: a forward pass of an unfinished iteration has begun, so that running statistics (BatchNorm) are not
+            those of ``completed``.
+        stop_early: set by a hook to end the training after this iteration.
     """
 
     def __init__(
@@ -57,6 +69,7 @@ class Trainer(SimpleTrainer):
         max_grad_norm: float | None = None,
         norm_type: float = 2.0,
         amp_dtype: torch.dtype | None = None,
+        accumulation_steps: int = 1,
     ):
         super().__init__(model, data_loader, optimizer)
         self.seed = seed
@@ -69,6 +82,15 @@ class Trainer(SimpleTrainer):
         if scaled and self.device_type != "cuda":
             raise UserError("train.amp.dtype=float16 needs a GPU; use train.amp.dtype=bfloat16 on CPU")
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled)
+        share = data_loader.total_batch_size // comm.get_world_size()
+        if accumulation_steps < 1 or share % accumulation_steps:
+            raise UsageError(
+                f"train.accumulation_steps={accumulation_steps} must divide the batch of a process, {share} "
+                f"(dataloader.train.total_batch_size={data_loader.total_batch_size}, {comm.get_world_size()} processes)"
+            )
+        self.accumulation_steps = accumulation_steps
+        self.completed = -1
+        self.mid_step = self.stop_early = False
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._stop_signal: int | None = None
         self._interruptible = False
@@ -79,12 +101,13 @@ class Trainer(SimpleTrainer):
         """Run iterations ``start_iter`` to ``max_iter - 1``.
 
         Raises:
-            TrainingStopped: SIGINT or SIGTERM came in; ``self.iter`` is the last finished iteration.
+            TrainingStopped: SIGINT, SIGTERM or SIGUSR1 came in; ``self.iter`` is the last finished iteration.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.data_loader.start_at(self.samples_seen, seed=self.seed)
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
+        self.completed = start_iter - 1
         with EventStorage(start_iter) as self.storage, self._stop_on_signals():
             try:
                 self.before_train()
@@ -92,9 +115,12 @@ class Trainer(SimpleTrainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    if self.stop_early:
+                        break
                     if self._stop_signal is not None and self.iter + 1 < max_iter:
                         raise TrainingStopped(self._stop_signal)
-                self.iter += 1
+                else:
+                    self.iter += 1
             finally:
                 self.after_train()
                 self._close_loader()
@@ -113,18 +139,43 @@ class Trainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         seed_step(self.seed, self.iter, comm.get_rank())
 
-        losses = self._forward(data)
-        names, values = list(losses), torch.stack([value.float() for value in losses.values()])
+        self.mid_step = True
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(values.sum()).backward()
+        losses = self._forward_and_backward(data)
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm, self.norm_type)
 
-        self._record(names, values.detach(), grad_norm.detach(), data, data_time)
+        self._record(losses, grad_norm.detach(), data, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         self.samples_seen += self.data_loader.total_batch_size
+        self.completed, self.mid_step = self.iter, False
+
+    def _forward_and_backward(self, data: list[dict]) -> dict[str, Tensor]:
+        """Accumulate gradients part after part; return the sums of the parts' losses, detached."""
+        sums: dict[str, Tensor] = {}
+        parts = self._parts(data)
+        for number, part in enumerate(parts, start=1):
+            with self._local_gradients() if number < len(parts) else nullcontext():
+                losses = self._forward(part)
+                values = torch.stack([value.float() for value in losses.values()])
+                self.grad_scaler.scale(values.sum()).backward()
+            for name, value in zip(losses, values.detach(), strict=True):
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def _parts(self, data: list[dict]) -> list[list[dict]]:
+        if self.accumulation_steps == 1:
+            return [data]
+        size = len(data) // self.accumulation_steps
+        whole = sum(len(inputs["instances"]) for inputs in data if "instances" in inputs), len(data)
+        parts = [data[first : first + size] for first in range(0, len(data), size)]
+        return [[{**part[0], "whole_batch": whole}, *part[1:]] for part in parts]
+
+    def _local_gradients(self) -> AbstractContextManager:
+        """Where gradients stay in this process until the last part of a batch."""
+        return self.model.no_sync() if comm.get_world_size() > 1 else nullcontext()
 
     def _forward(self, data: list[dict]) -> dict[str, Tensor]:
         autocast = torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
@@ -137,8 +188,9 @@ class Trainer(SimpleTrainer):
 
     # ------------------------------------------------------------------ numbers
 
-    def _record(self, names: list[str], values: Tensor, grad_norm: Tensor, data: list[dict], data_time: float) -> None:
+    def _record(self, losses: dict[str, Tensor], grad_norm: Tensor, data: list[dict], data_time: float) -> None:
         """Check and store the losses, averaged over processes; agree on whether to stop."""
+        names, values = list(losses), torch.stack(list(losses.values()))
         own = values.sum()
         stop = values.new_tensor(float(self._stop_signal or 0))
         vector = torch.cat([values, grad_norm.float()[None]])
@@ -200,7 +252,7 @@ class Trainer(SimpleTrainer):
             )
 
         try:
-            old = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            old = {number: signal.signal(number, request_stop) for number in STOP_SIGNALS}
         except ValueError:  # not the main thread: the embedding program handles signals
             old = {}
         try:
@@ -213,7 +265,7 @@ class Trainer(SimpleTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
-        state.update(seed=self.seed, samples_seen=self.samples_seen)
+        state.update(iteration=self.completed, seed=self.seed, samples_seen=self.samples_seen)
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
@@ -226,6 +278,7 @@ class Trainer(SimpleTrainer):
                 state_dict["seed"], self.seed,
             )  # fmt: skip
         self.seed, self.samples_seen = state_dict["seed"], state_dict["samples_seen"]
+        self.completed = self.iter
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 

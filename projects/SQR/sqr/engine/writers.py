@@ -8,7 +8,7 @@ import math
 import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +23,12 @@ from detectron2.utils.events import (
 )
 
 
-def default_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
-    """Console, ``metrics.json`` and TensorBoard, as Detectron2 has them."""
+def default_writers(output_dir: str, max_iter: int, more: Sequence[EventWriter] = ()) -> list[EventWriter]:
+    """Console, ``metrics.json``, ``more`` and TensorBoard, which comes last because it clears pictures."""
     return [
         ConsoleWriter(max_iter),
         JSONWriter(str(Path(output_dir) / "metrics.json")),
+        *more,
         TensorboardXWriter(output_dir),
     ]
 
@@ -37,7 +38,8 @@ class ConsoleWriter(CommonMetricPrinter):
 
     A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows
     the total, the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and
-    the last stage's sum.
+    the last stage's sum; then the gradients' norm before clipping, the highest learning rate, the seconds an
+    iteration takes, the share of them spent waiting for data, and the peak memory.
     """
 
     def __init__(self, max_iter: int):
@@ -51,19 +53,15 @@ class ConsoleWriter(CommonMetricPrinter):
         self._last_iter = storage.iter
         eta = self._get_eta(storage)
         parts = [f"eta: {eta}"] if eta else []
-        parts.append(f"iter: {storage.iter}")
+        parts.append(f"iter: {storage.iter}/{self._max_iter}")
         parts += [f"{name}: {value:.4g}" for name, value in self.folded_losses(storage).items()]
-        parts += [
-            f"{label}: {self._smoothed(storage, name):{spec}}"
-            for name, label, spec in (
-                ("grad_norm", "grad_norm", ".3g"),
-                ("time", "time", ".4f"),
-                ("data_time", "data_time", ".4f"),
-            )
-            if name in storage.histories()
-        ]
+        if "grad_norm" in storage.histories():
+            parts.append(f"grad_norm: {self._smoothed(storage, 'grad_norm'):.3g}")
         if "lr" in storage.histories():
             parts.append(f"lr: {storage.history('lr').latest():.5g}")
+        if "time" in storage.histories():
+            seconds, waiting = self._smoothed(storage, "time"), self._smoothed(storage, "data_time")
+            parts.append(f"time: {seconds:.3g} s/it  data: {100 * min(waiting / max(seconds, 1e-9), 1):.0f}%")
         parts.append(f"max_mem: {_peak_memory_mb():.0f}M")
         self.logger.info("  ".join(parts))
 

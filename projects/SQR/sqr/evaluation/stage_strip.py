@@ -19,6 +19,7 @@ STYLES = {
     "false": ("#7a7a7a", (0, (1, 1.5)), "false positive"),
     "exacerbated": ("#c1121f", (0, (4, 1, 1, 1)), "false positive that was exacerbated"),
     "ignored": ("#4a6fa5", (0, (2, 2)), "on a crowd region"),
+    "unjudged": ("#1f5fbf", "-", "query"),
 }
 
 
@@ -178,7 +179,8 @@ def _caption(track: QueryTrack, stage: int, number: int, class_names: Sequence[s
         return f"{number}: -"
     mark = "  best" if stage == track.best_stage else ""
     name = class_names[track.label[stage]]
-    return f"{number}: {name} {track.score[stage]:.2f}, IoU {track.iou[stage]:.2f}{mark}"
+    overlap = "" if np.isnan(track.iou[stage]) else f", IoU {track.iou[stage]:.2f}"
+    return f"{number}: {name} {track.score[stage]:.2f}{overlap}{mark}"
 
 
 def _handle(verdict: str):

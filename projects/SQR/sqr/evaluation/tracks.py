@@ -12,7 +12,7 @@ from .matching import pair_iou
 from .stage_errors import Cases, StageErrors
 from .tables import DetectionTable
 
-VERDICTS = ("true", "faded", "false", "exacerbated", "ignored", "absent")
+VERDICTS = ("true", "faded", "false", "exacerbated", "ignored", "unjudged", "absent")
 
 
 @dataclass
@@ -26,9 +26,11 @@ class QueryTrack:
         label: ``(S,)`` predicted classes; -1 where the stage has no row for the query.
         score: ``(S,)`` scores of those classes.
         box: ``(S, 4)`` absolute ``(x, y, width, height)``.
-        iou: ``(S,)`` IoU with the object, or, for a false positive, with the nearest object of the predicted class.
+        iou: ``(S,)`` IoU with the object, or, for a false positive, with the nearest object of the predicted class;
+            NaN where the objects are not known.
         verdict: ``S`` of ``VERDICTS``: earlier stages by their own matching; the last one tells true positives that
-            faded from others, and false positives that were exacerbated from others.
+            faded from others, and false positives that were exacerbated from others; "unjudged" where the objects are
+            not known.
         best_stage: the earlier stage, from 0, that was best by the definitions; -1 where none was better.
         severity: by how much, the key that galleries sort by.
     """

@@ -85,7 +85,9 @@ class MultiScaleDeformableAttention(nn.Module):
         h, l, p = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).view(b, q, h, l, p, 2)
         weights = self.attention_weights(query).view(b, q, h, l * p).softmax(-1).view(b, q, h, l, p)
-        pixel = reference.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])
+        pixel = [(1 / width, 1 / height) for height, width in spatial_shapes]
+        # not new_tensor, which would fix the sizes in an export
+        pixel = torch.tensor(pixel, dtype=reference.dtype, device=reference.device)
         unit = torch.where(is_point(reference), pixel, reference[..., 2:] * (0.5 / p))
         locations = reference[:, :, None, :, None, :2] + offsets * unit[:, :, None, :, None]
         return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))

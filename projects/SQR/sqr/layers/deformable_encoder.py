@@ -113,7 +113,7 @@ class DeformableEncoder(nn.Module):
         levels = self.neck(features)
         if len(levels) != len(self.level_embed):
             raise ValueError(f"the neck made {len(levels)} levels, the encoder has {len(self.level_embed)}")
-        shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in levels)
+        shapes = tuple((x.shape[2], x.shape[3]) for x in levels)
         masks = [resize_mask(padding_mask, shape) for shape in shapes]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
         position = torch.cat(
@@ -144,7 +144,8 @@ def token_centres(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tenso
         y = torch.arange(height, dtype=torch.float32, device=valid_ratios.device) + 0.5
         x = torch.arange(width, dtype=torch.float32, device=valid_ratios.device) + 0.5
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-        size = valid_ratios[:, None, level] * valid_ratios.new_tensor([width, height])
+        extent = torch.tensor([width, height], dtype=valid_ratios.dtype, device=valid_ratios.device)
+        size = valid_ratios[:, None, level] * extent
         centres.append(grid / size)
     return torch.cat(centres, dim=1)
 

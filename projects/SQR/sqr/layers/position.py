@@ -46,11 +46,13 @@ class SinePositionEmbedding(nn.Module):
         dim: channels, half for y and half for x.
         temperature: 10000 in DETR and Deformable DETR, 20 for DAB-DETR's image features.
         offset: added to the pixel count before it is normalised: 0 in DETR and DAB-DETR, -0.5 in Deformable DETR.
+        periods: of the highest frequency over the image: 1 in all of them (their scale is ``2 pi * periods``). Few
+            small tokens and a short training want more: neighbours then differ from the first iteration on.
     """
 
-    def __init__(self, *, dim: int = 256, temperature: float = 10000.0, offset: float = 0.0):
+    def __init__(self, *, dim: int = 256, temperature: float = 10000.0, offset: float = 0.0, periods: float = 1.0):
         super().__init__()
-        self.dim, self.temperature, self.offset = dim, temperature, offset
+        self.dim, self.temperature, self.offset, self.periods = dim, temperature, offset, periods
 
     def forward(self, padding_mask: Tensor) -> Tensor:
         """``(B, h, w)`` bool, True where padded -> ``(B, h, w, dim)`` float32, y before x."""
@@ -58,7 +60,7 @@ class SinePositionEmbedding(nn.Module):
         embeddings = []
         for axis in (1, 2):
             position = valid.cumsum(axis)
-            position = (position + self.offset) / (position.narrow(axis, -1, 1) + 1e-6) * (2 * math.pi)
+            position = (position + self.offset) / (position.narrow(axis, -1, 1) + 1e-6) * (2 * math.pi * self.periods)
             embeddings.append(sine_encoding(position, dim=self.dim // 2, temperature=self.temperature))
         return torch.cat(embeddings, dim=-1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 
 import torch
@@ -12,8 +13,17 @@ from torch import nn
 
 _NOT_MODELS = ("common", "models")  # parts that configs import
 
-# Config name to URL, or to a path below this folder, of its trained weights.
-CHECKPOINTS: dict[str, str] = {}
+SCHEME = "zoo://"
+"""``zoo://NAME`` is the address of a config's trained checkpoint, wherever a path of weights is taken."""
+
+
+def _listed_checkpoints() -> dict[str, str]:
+    """What zoo.json's measured rows name: config to URL, or to a path below this folder, of its trained weights."""
+    rows = json.loads((Path(__file__).parent / "zoo.json").read_text())["measured"]
+    return {row["config"]: row["checkpoint"] for row in rows if "checkpoint" in row}
+
+
+CHECKPOINTS = _listed_checkpoints()
 
 
 def get_config_file(name: str) -> str:
@@ -52,7 +62,7 @@ def get_checkpoint_url(name: str) -> str:
     get_config_file(name)
     name = _bare(name)
     if name not in CHECKPOINTS:
-        known = ", ".join(sorted(CHECKPOINTS)) or "none yet"
+        known = ", ".join(checkpoint_names()) or "none yet"
         raise ValueError(f"the model zoo has no trained checkpoint of {name!r}; there are: {known}")
     place = CHECKPOINTS[name]
     return place if "://" in place else str(Path(__file__).parent / place)
@@ -67,9 +77,13 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
         device: the first GPU if there is one when None.
 
     Raises:
-        ValueError: no such config, or ``trained`` and its checkpoint does not exist or does not fit.
+        ValueError: no such config, one whose classes only its data says and no data is given, or ``trained`` and its
+            checkpoint does not exist or does not fit.
     """
+    from sqr.data import resolve_num_classes
+
     cfg = get_config(name, trained)
+    resolve_num_classes(cfg, check_files=False)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = instantiate(cfg.model)
     if trained:
@@ -91,6 +105,24 @@ def config_names() -> list[str]:
     root = configs_folder()
     names = (path.relative_to(root).with_suffix("") for path in root.rglob("*.py"))
     return sorted(n.as_posix() for n in names if n.parts[0] not in _NOT_MODELS)
+
+
+def checkpoint_names() -> list[str]:
+    """Names of the configs that have a trained checkpoint, sorted."""
+    return sorted(CHECKPOINTS)
+
+
+def config_name(config: str) -> str:
+    """The model-zoo name of a config that is given by name or by the path of its file.
+
+    Raises:
+        ValueError: it is no config of the zoo.
+    """
+    path, root = Path(config).resolve(), configs_folder().resolve()
+    if path.is_file() and path.is_relative_to(root):
+        return path.relative_to(root).with_suffix("").as_posix()
+    get_config_file(config)
+    return _bare(config)
 
 
 def _bare(name: str) -> str:

@@ -72,7 +72,10 @@ def adaptive_sample_reference(
     tokens_of_levels = value.split([height * width for height, width in spatial_shapes], dim=1)
     for tokens, (height, width), stride, weight in zip(tokens_of_levels, spatial_shapes, strides, weights, strict=True):
         image = tokens.permute(0, 2, 3, 1).reshape(b * g, d, height, width)
-        grid = _finite(points * points.new_tensor([2 / (width * stride), 2 / (height * stride)]) - 1)
+        unit = [2 / (width * stride), 2 / (height * stride)]
+        # not new_tensor, which would fix the sizes in an export
+        unit = torch.tensor(unit, dtype=points.dtype, device=points.device)
+        grid = _finite(points * unit - 1)
         out = out + weight * F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return out.view(b, g, d, q, p).permute(0, 3, 1, 4, 2).contiguous()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ... import ops
 from ...ops.functional import library
-from .timing import bandwidth, flops, interleaved
+from .timing import bandwidth, flops, interleaved, least_disturbed
 
 DEFORMABLE_LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]
 ADAMIXER_LEVELS = [(200, 267), (100, 134), (50, 67), (25, 34)]
@@ -74,7 +74,7 @@ def time_case(name: str, backward: bool, args: argparse.Namespace, roof: dict) -
     }
     times = interleaved(variants, device=args.device, repeats=args.repeats)
     limit_ms = 1e3 * lower_bound(operator, arguments, backward, roof)
-    key = "cpu_ms" if args.device == "cpu" and torch.get_num_threads() == 1 else "median_ms"
+    key = least_disturbed(args.device)
     return {
         "case": name,
         "pass": "forward+backward" if backward else "forward",

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
 import torch
+
+TOTAL = "total"
+Clocks = tuple[float, float]  # seconds of wall time and of the process's CPU time
+
+
+class Laps:
+    """Takes the times of a call's parts: ``laps("forward")`` ends a part and starts the next."""
+
+    def __init__(self, device: str):
+        self._device = device
+        self.parts: dict[str, Clocks] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Start the first part now."""
+        self._begin = self._last = self._now()
+
+    def __call__(self, name: str) -> None:
+        now = self._now()
+        wall, cpu = self.parts.get(name, (0.0, 0.0))
+        self.parts[name] = (wall + now[0] - self._last[0], cpu + now[1] - self._last[1])
+        self._last = now
+
+    def total(self) -> Clocks:
+        """The time since the start."""
+        now = self._now()
+        return now[0] - self._begin[0], now[1] - self._begin[1]
+
+    def _now(self) -> Clocks:
+        _synchronise(self._device)
+        return time.perf_counter(), time.process_time()
 
 
 def interleaved(
@@ -21,26 +53,49 @@ def interleaved(
         warmup: calls of each variant before.
 
     Returns:
-        For each variant ``median_ms`` and ``best_ms`` of wall time, and on the CPU ``cpu_ms``, the median of
-        the process's CPU time: on a machine shared with others it moves less.
+        For each variant ``median_ms``, ``best_ms`` and ``p90_ms`` of wall time, and on the CPU ``cpu_ms``, the median
+        of the process's CPU time: on a machine shared with others it moves less.
     """
-    walls: dict[str, list[float]] = {name: [] for name in variants}
-    cpus: dict[str, list[float]] = {name: [] for name in variants}
+    calls = {name: lambda laps, call=call: call() for name, call in variants.items()}
+    parts = interleaved_parts(calls, device=device, repeats=repeats, warmup=warmup)
+    return {name: times[TOTAL] for name, times in parts.items()}
+
+
+def interleaved_parts(
+    variants: Mapping[str, Callable[[Laps], object]], *, device: str = "cpu", repeats: int = 5, warmup: int = 1
+) -> dict[str, dict[str, dict[str, float]]]:
+    """As :func:`interleaved`, for calls that take a :class:`Laps` and tell it where their parts end.
+
+    Returns:
+        For each variant and part, and for ``total``, what :func:`interleaved` returns for a variant.
+    """
+    samples: dict[str, dict[str, list[Clocks]]] = {name: {} for name in variants}
     for step in range(warmup + repeats):
         for name, call in variants.items():
-            _synchronise(device)
-            wall, cpu = time.perf_counter(), time.process_time()
-            call()
-            _synchronise(device)
+            laps = Laps(device)
+            call(laps)
+            total = laps.total()
             if step >= warmup:
-                walls[name].append((time.perf_counter() - wall) * 1e3)
-                cpus[name].append((time.process_time() - cpu) * 1e3)
-    results = {}
-    for name in variants:
-        results[name] = {"median_ms": statistics.median(walls[name]), "best_ms": min(walls[name])}
-        if device == "cpu":
-            results[name]["cpu_ms"] = statistics.median(cpus[name])
-    return results
+                for part, clocks in (*laps.parts.items(), (TOTAL, total)):
+                    samples[name].setdefault(part, []).append(clocks)
+    return {name: {part: _summary(clocks, device) for part, clocks in parts.items()} for name, parts in samples.items()}
+
+
+def least_disturbed(device: str) -> str:
+    """The key of :func:`interleaved`'s times to compare: CPU time where one thread does the work, else wall time."""
+    return "cpu_ms" if device == "cpu" and torch.get_num_threads() == 1 else "median_ms"
+
+
+def _summary(clocks: list[Clocks], device: str) -> dict[str, float]:
+    walls = sorted(1e3 * wall for wall, _ in clocks)
+    summary = {
+        "median_ms": statistics.median(walls),
+        "best_ms": walls[0],
+        "p90_ms": walls[math.ceil(0.9 * len(walls)) - 1],
+    }
+    if device == "cpu":
+        summary["cpu_ms"] = statistics.median(1e3 * cpu for _, cpu in clocks)
+    return summary
 
 
 def bandwidth(device: str, megabytes: int = 256) -> float:

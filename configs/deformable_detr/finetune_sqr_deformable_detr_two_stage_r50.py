@@ -1,0 +1,20 @@
+"""Two-stage Deformable DETR, ResNet-50, with SQR, fine-tuned on your own data. Not run here.
+
+    projects/SQR/train_net.py --config-file deformable_detr/finetune_sqr_deformable_detr_two_stage_r50 \
+        data.root=DIR train.init_checkpoint=FILE
+
+FILE is a checkpoint of two-stage Deformable DETR,
+with or without recollection: class heads for other classes than yours start anew, and the log says so. Without it the
+backbone starts from ImageNet, and a few hundred images are too few.
+"""
+
+from ..common.finetune import finetune, lr_multiplier
+from .sqr_deformable_detr_two_stage_r50_50ep import data, dataloader, model, optimizer, train
+
+finetune(
+    data=data,
+    dataloader=dataloader,
+    optimizer=optimizer,
+    train=train,
+    output_dir="output/finetune_sqr_deformable_detr_two_stage_r50",
+)

@@ -1,0 +1,12 @@
+"""The small AdaMixer on your own COCO-format data at small image sizes, from scratch, on two CPU cores.
+
+    projects/SQR/train_net.py --config-file quick/adamixer_folder \
+        data.train.annotations=DIR/annotations/instances_train.json data.train.images=DIR/train \
+        data.val.annotations=DIR/annotations/instances_val.json data.val.images=DIR/val
+"""
+
+from ..common.data.small_folder import data, dataloader
+from .adamixer_shapes import lr_multiplier, model, optimizer, train
+
+model.query_generator.num_queries = 100
+train.output_dir = "output/adamixer_folder"

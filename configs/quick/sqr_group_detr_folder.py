@@ -1,0 +1,6 @@
+"""quick/group_detr_folder with selective query recollection."""
+
+from .group_detr_folder import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.plan = "selective"
+train.output_dir = "output/sqr_group_detr_folder"

@@ -1,0 +1,99 @@
+"""Reading the images that people's folders hold: grey, RGBA, palette, 16-bit, rotated by EXIF, broken."""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
+from detectron2.utils.file_io import PathManager
+from PIL import Image, UnidentifiedImageError
+
+from sqr.engine.errors import UserError, one_line
+
+_ORIENTATION = 274  # the EXIF tag
+_TRANSPOSED = (5, 6, 7, 8)  # its values that swap width and height
+
+
+class UnreadableImageError(OSError, UserError):
+    """An image that cannot be used, said in one line that names the file.
+
+    A ``DataLoader`` raises a worker's exception again with its traceback as the text; the last line, which is the
+    message, is kept.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.strip().rpartition("\n")[2].removeprefix(f"{__name__}.UnreadableImageError: "))
+
+
+def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode an image as 8-bit colour.
+
+    Grey is repeated over the channels, transparency is left out (what lies under it shows), of 16 bits the upper 8 are
+    kept, and the orientation that EXIF states is applied. Where the annotations were made on the pixels as stored,
+    which their width and height tell, the orientation is left alone.
+
+    Args:
+        path: of the file, or what Detectron2's ``PathManager`` understands.
+        image_format: ``RGB``, or another format of Detectron2's ``read_image``.
+        annotated_size: ``(width, height)`` that the annotations are for; None takes any.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+
+    Raises:
+        UnreadableImageError: no such file, one that cannot be decoded, float pixels, or another size.
+    """
+    try:
+        with PathManager.open(path, "rb") as file:
+            image = Image.open(file)
+            stored_size = image.size
+            upright = _apply_exif_orientation(image)
+            if annotated_size is not None and upright.size != annotated_size == stored_size:
+                upright = image
+            if annotated_size is None or upright.size == annotated_size:
+                return convert_PIL_to_numpy(to_eight_bits(upright), image_format)
+    except Exception as error:  # on a broken file PIL's decoders raise whatever their parser trips over
+        raise UnreadableImageError(f"cannot read the image {path}: {why_unreadable(error)}") from error
+    raise UnreadableImageError(
+        f"the image {path} is {upright.size[0]}x{upright.size[1]}, its annotations are for "
+        f"{annotated_size[0]}x{annotated_size[1]}: mend them, with tools/check_dataset.py --fix for instance"
+    )
+
+
+def why_unreadable(error: Exception) -> str:
+    """What PIL's exception means, on one line."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format"
+    return one_line(error)
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits, and transparency given as a palette entry as a channel; other images as they are.
+
+    Raises:
+        ValueError: the pixels are floats, whose range nothing states.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floats of an unknown range; convert it to 8 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The orientation that EXIF states, 1 to 8; 1, upright, where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # malformed EXIF raises errors of many kinds, and says nothing of the pixels
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """``(width, height)`` once the orientation is applied; reads no pixels."""
+    width, height = image.size
+    return (height, width) if exif_orientation(image) in _TRANSPOSED else (width, height)

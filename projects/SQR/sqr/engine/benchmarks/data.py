@@ -1,0 +1,94 @@
+"""Does loading keep up? The training loader against the training step: ``benchmark.py data``.
+
+For each number of workers: seconds a batch of the loader alone, once its workers run, and the share of a training
+iteration that is spent waiting for data. Here the config's data are read, decoded and augmented as in a training; the
+model has random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from tabulate import tabulate
+
+from ..errors import UsageError, as_user_error
+from .ops import describe_machine
+from .subjects import Subject, add_overrides_argument, load_subject_config, set_threads
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", required=True, help="a config file, or a name of the model zoo")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batches", type=int, default=20, help="batches and training steps a number of workers")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the training process")
+    parser.add_argument("--seed", type=int, default=0)
+    add_overrides_argument(parser)
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Load and train with each number of workers."""
+    if args.batches < 1 or min(args.workers) < 0:
+        raise UsageError("--batches must be at least 1 and --workers at least 0")
+    set_threads(args)
+    cfg = load_subject_config(args)
+    from ...data import resolve_num_classes
+
+    with as_user_error(ValueError, OSError):
+        resolve_num_classes(cfg)
+    subject = Subject.from_config(cfg, seed=args.seed)
+    rows = [measure_workers(cfg, subject, workers, args.batches) for workers in args.workers]
+    report = {
+        "machine": describe_machine(args.device),
+        "config_file": args.config_file,
+        "images": cfg.dataloader.train.total_batch_size,
+        "threads": args.threads,
+        "rows": rows,
+    }
+    print(f"{args.config_file}, batches of {report['images']} images, {args.threads} threads, wall time")
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3f"))
+    return report
+
+
+def measure_workers(cfg: DictConfig, subject: Subject, workers: int, batches: int) -> dict[str, float]:
+    """Medians in seconds, and the share of an iteration that is waiting."""
+    alone, _ = _iterate(_batches(cfg, workers), None, batches)
+    waits, steps = _iterate(_batches(cfg, workers), subject, batches)
+    return {
+        "workers": workers,
+        "loader alone, s a batch": statistics.median(alone),
+        "step, s": statistics.median(steps),
+        "wait, s": statistics.median(waits),
+        "share of waiting": sum(waits) / (sum(waits) + sum(steps)),
+    }
+
+
+def _batches(cfg: DictConfig, workers: int) -> Iterator[list[dict]]:
+    cfg.dataloader.train.num_workers = workers
+    with as_user_error(ValueError, OSError, prefix="dataloader.train: "):
+        return iter(instantiate(cfg.dataloader.train))
+
+
+def _iterate(loader: Iterator, subject: Subject | None, batches: int) -> tuple[list[float], list[float]]:
+    """Seconds waited for each batch and, with a subject, spent in its training step; the first of each is left out."""
+    waits, steps = [], []
+    try:
+        for _ in range(batches + 1):
+            begin = time.perf_counter()
+            batch = next(loader)
+            loaded = time.perf_counter()
+            if subject is not None:
+                subject.step(batch)
+                if subject.device.startswith("cuda"):
+                    torch.cuda.synchronize()
+            waits.append(loaded - begin)
+            steps.append(time.perf_counter() - loaded)
+    finally:
+        loader.close()  # ends its workers
+    return waits[1:], steps[1:]

@@ -1,0 +1,105 @@
+"""Ways to run a recollecting decoder: this package's, and two others to compare with.
+
+``folded`` is :class:`sqr.decoder.RecollectingDecoder`: groups are more queries of the same image. The other two are
+baselines that give the same predictions in the same order, and are here alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ...decoder import RecollectingDecoder
+from ...recollection import Plan
+from ...structures import QueryState, StagePrediction
+from .subjects import repeat_memory
+
+
+class _Baseline(nn.Module):
+    """A decoder with another's stages and plan."""
+
+    def __init__(self, decoder: RecollectingDecoder):
+        super().__init__()
+        self.stages = decoder.stages
+        self.plan = decoder.plan
+
+    @property
+    def active_plan(self) -> Plan:
+        return self.plan
+
+
+class LoopingDecoder(_Baseline):
+    """Every group on its own, one after another: a loop over the plan's paths."""
+
+    def forward(self, initial: QueryState, memory: object) -> list[StagePrediction]:
+        """As :meth:`sqr.decoder.RecollectingDecoder.forward`."""
+        states = {(0,): initial}
+        steps: list[list[StagePrediction]] = [[] for _ in self.plan.steps]
+        for info in self.plan.sets:
+            states[info.path], prediction = self.stages[info.stage - 1](states[info.path[:-1]], memory)
+            steps[info.step - 1].append(prediction)
+        return [
+            StagePrediction(
+                logits=torch.cat([p.logits for p in predictions], dim=1),
+                boxes=torch.cat([p.boxes for p in predictions], dim=1),
+            )
+            for predictions in steps
+        ]
+
+
+class RepeatingDecoder(_Baseline):
+    """Groups as further images of the batch, with the memory repeated for each, as the released implementations do.
+
+    (Fangyi-Chen/SQR for Deformable DETR and AdaMixer, detrex for DAB-DETR.) A stage that runs ``G`` groups projects
+    ``G`` copies of every image's features.
+    """
+
+    def forward(self, initial: QueryState, memory: object) -> list[StagePrediction]:
+        """As :meth:`sqr.decoder.RecollectingDecoder.forward`."""
+        outputs = {0: initial}
+        predictions = []
+        for number, (stage, sources) in enumerate(self.plan.steps, start=1):
+            state = QueryState.cat([outputs[i] for i in sources])
+            groups = state.num_groups
+            output, prediction = self.stages[stage - 1](_as_images(state), repeat_memory(memory, groups))
+            outputs[number] = _map(output, lambda x, g=groups: _to_groups(x, g))
+            predictions.append(
+                StagePrediction(_to_groups(prediction.logits, groups), _to_groups(prediction.boxes, groups))
+            )
+        return predictions
+
+
+EXECUTIONS = {"folded": None, "loop": LoopingDecoder, "repeat": RepeatingDecoder}
+
+
+@contextlib.contextmanager
+def running(model: nn.Module, plan: str, execution: str = "folded") -> Iterator[None]:
+    """Inside this context the model trains by a plan (:meth:`Plan.from_spec`) and an execution (``EXECUTIONS``)."""
+    decoder = model.decoder
+    before = decoder.plan
+    decoder.plan = Plan.from_spec(plan, len(decoder.stages))
+    if EXECUTIONS[execution] is not None:
+        model.decoder = EXECUTIONS[execution](decoder).train(decoder.training)
+    try:
+        yield
+    finally:
+        model.decoder = decoder
+        decoder.plan = before
+
+
+def _as_images(state: QueryState) -> QueryState:
+    """``(B, G, Q, ...)`` -> ``(G * B, 1, Q, ...)``, the order of ``Tensor.repeat`` along the batch axis."""
+    return _map(state, lambda x: x.transpose(0, 1).flatten(0, 1)[:, None])
+
+
+def _to_groups(x: Tensor, groups: int) -> Tensor:
+    """``(G * B, 1, Q, ...)`` -> ``(B, G, Q, ...)``."""
+    return x.squeeze(1).unflatten(0, (groups, -1)).transpose(0, 1)
+
+
+def _map(state: QueryState, function) -> QueryState:
+    extras = {name: function(x) for name, x in state.extras.items()}
+    return QueryState(function(state.content), function(state.reference), extras)

@@ -1,0 +1,82 @@
+"""Multiply-adds of a model's forward pass by plan, counted by fvcore."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
+
+from .subjects import decode
+
+
+class _Traceable(nn.Module):
+    """Images and mask to predictions, without the loss: what a tracer can follow."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
+        memory = self.model.encoder(self.model.backbone(images), mask)
+        predictions, proposals, auxiliary = decode(self.model, memory)
+        every = [*predictions, *([] if proposals is None else [proposals]), *(auxiliary or [])]
+        return [x for p in every for x in (p.logits, p.boxes)]
+
+
+def forward_flops(model: nn.Module, size: tuple[int, int], images: int) -> dict[str, float]:
+    """Multiply-adds of a forward pass in the model's current mode and plan, by part of the model.
+
+    Convolutions, matrix products, attention, norms and the sampling operators are counted, element-wise operations are
+    not, as fvcore does.
+
+    Args:
+        model: a :class:`~sqr.meta_arch.QueryBasedDetector`.
+        size: ``(height, width)`` of the images.
+        images: how many.
+    """
+    device = model.device
+    batch = (
+        torch.zeros(images, 3, *size, device=device),
+        torch.zeros(images, *size, dtype=torch.bool, device=device),
+    )
+    analysis = FlopCountAnalysis(_Traceable(model), batch)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    analysis.set_op_handle(**HANDLES)
+    with torch.no_grad():
+        by_module = analysis.by_module()
+    return {name: float(by_module[f"model.{name}"]) for name in ("backbone", "encoder", "query_generator", "decoder")}
+
+
+def _attention(inputs: list, outputs: list) -> Counter:
+    """Queries with keys, and weights with values."""
+    *batch, queries, channels = _shape(inputs[0])
+    keys = _shape(inputs[1])[-2]
+    return Counter({"attention": 2 * math.prod(batch) * queries * keys * channels})
+
+
+def _deformable_attention(inputs: list, outputs: list) -> Counter:
+    return _sampling(inputs[0], _shape(inputs[3]))
+
+
+def _adaptive_sample(inputs: list, outputs: list) -> Counter:
+    return _sampling(inputs[0], _shape(inputs[4]))
+
+
+def _sampling(value, weights: list[int]) -> Counter:
+    """Four corners and a weight for each sampled point, level and channel."""
+    return Counter({"sampling": 5 * math.prod(weights) * _shape(value)[-1]})
+
+
+def _shape(value) -> list[int]:
+    return value.type().sizes()
+
+
+HANDLES = {
+    "aten::scaled_dot_product_attention": _attention,
+    "sqr::ms_deform_attn": _deformable_attention,
+    "sqr::adaptive_sample": _adaptive_sample,
+}
+"""fvcore's handles of the operators that it does not know."""

@@ -1,0 +1,55 @@
+"""Bytes of live tensors, counted operation by operation: on real tensors, or on fake ones that have no data."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class LiveMemory(TorchDispatchMode):
+    """Inside this context, the bytes of all storages that operations make, until they are freed.
+
+    What an operation takes and returns before it ends (the workspace of a convolution) is not seen.
+
+    Attributes:
+        live: bytes alive now.
+        peak: the most that were alive at once.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._storages: dict[int, weakref.ref] = {}
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that were made outside."""
+        for tensor in tensors:
+            self._count(tensor)
+
+    def reset_peak(self) -> None:
+        self.peak = self.live
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._count(value)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+
+        def freed(_: weakref.ref) -> None:
+            del self._storages[key]
+            self.live -= size
+
+        self._storages[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)

@@ -1,0 +1,149 @@
+"""Measured peak memory of a training step.
+
+On a CPU each measurement is a fresh process (``python -m sqr.engine.benchmarks.peak``): the peak of its resident
+memory during one step, less what the process took before the model was there. Its allocator gives freed memory back at
+once, so the figure is of live tensors and not of an allocator's habits. On a GPU it is
+``torch.cuda.max_memory_allocated`` in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from .executions import running
+from .subjects import Subject, load_subject_config, random_batch
+
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+PARTS = ("step", "decoder")
+
+
+@dataclass
+class Measurement:
+    """What to measure: one training step, or only what comes after the encoder (``part="decoder"``)."""
+
+    config_file: str
+    overrides: list[str]
+    size: tuple[int, int]
+    batch: int
+    objects: int
+    device: str
+    threads: int
+    seed: int
+    plan: str
+    execution: str = "folded"
+    part: str = "step"
+
+
+@dataclass
+class Peak:
+    """Bytes: of parameters, gradients and optimizer state; of the highest moment of a step, those included."""
+
+    state: int
+    peak: int
+
+
+def measure(what: Measurement) -> Peak:
+    """Measure on ``what.device``.
+
+    Raises:
+        UserError: the process that measures failed; its last line is the message.
+    """
+    if what.device != "cpu":
+        return _measure_here(what)
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, **_ALLOCATOR, "PYTHONPATH": path, "OMP_NUM_THREADS": str(what.threads)}
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(what))]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"measuring the memory of {what.plan}, {what.execution}: {last.removeprefix('error: ')}")
+    return Peak(**json.loads(result.stdout.splitlines()[-1]))
+
+
+def _measure_here(what: Measurement) -> Peak:
+    """One warm-up step of one image, then one of the batch."""
+    on_cpu = what.device == "cpu"
+    outside = _resident() if on_cpu else torch.cuda.memory_allocated()
+    cfg = load_subject_config(argparse.Namespace(**asdict(what)))
+    subject = Subject.from_config(cfg, seed=what.seed)
+    batches = [
+        random_batch(what.size, images=n, objects=what.objects, num_classes=subject.model.num_classes, seed=what.seed)
+        for n in (1, what.batch)
+    ]
+    with running(subject.model, what.plan, what.execution):
+        subject.step(batches[0])  # gradients and optimizer state exist from here on
+        if what.part == "decoder":
+            step = partial(subject.decoder_step, *subject.encode(batches[1]))
+        else:
+            step = partial(subject.step, batches[1])
+        gc.collect()
+        state = state_bytes(subject)
+        if not on_cpu:
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            return Peak(state, torch.cuda.max_memory_allocated() - outside)
+        # What libraries loaded and keep in the warm-up is not the step's.
+        outside = max(outside, _resident() - state)
+        _reset_peak()
+        step()
+        return Peak(state, _peak() - outside)
+
+
+def state_bytes(subject: Subject) -> int:
+    """Bytes of parameters, buffers, gradients and optimizer state."""
+    tensors = [*subject.model.parameters(), *subject.model.buffers()]
+    tensors += [p.grad for p in subject.model.parameters() if p.grad is not None]
+    for state in subject.optimizer.state.values():
+        tensors += [x for x in state.values() if isinstance(x, torch.Tensor)]
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return 1024 * int(line.split()[1])
+    raise UserError(f"/proc/self/status has no {key}: memory can be measured on Linux alone")
+
+
+def _resident() -> int:
+    return _status("VmRSS:")
+
+
+def _peak() -> int:
+    return _status("VmHWM:")
+
+
+def _reset_peak() -> None:
+    """Make the peak start anew from what is resident now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        raise UserError(f"the kernel does not let a process reset its peak memory ({error})") from error
+
+
+def _main() -> int:
+    values = json.loads(sys.argv[1])
+    what = Measurement(**{**values, "size": tuple(values["size"])})
+    torch.set_num_threads(what.threads)
+    try:
+        print(json.dumps(asdict(_measure_here(what))))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

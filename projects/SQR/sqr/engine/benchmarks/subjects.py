@@ -1,0 +1,249 @@
+"""What benchmarks measure: a model of random weights, random images and objects, a training step in parts."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ...targets import Targets
+from ..config import load_config
+from ..distributed import resolve_device
+from ..errors import UsageError, as_user_error
+from .timing import Laps
+
+COCO_CLASSES = 80
+_SPREAD = 0.02  # standard deviation put in the place of matrices that start at zero
+
+
+def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which model and which input; :func:`load_subject_config` and :func:`random_batch` read
+    them."""
+    parser.add_argument("--config-file", required=True, help="a config file, or a name of the model zoo")
+    parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, default=2, help="images")
+    parser.add_argument("--objects", type=int, default=20, help="objects an image")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; one is measured in CPU time")
+    parser.add_argument("--seed", type=int, default=0)
+    add_overrides_argument(parser)
+
+
+def add_overrides_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", help="key=value, as for train_net.py")
+
+
+def load_subject_config(args: argparse.Namespace) -> DictConfig:
+    """The config with its overrides, on ``args.device`` and with a number of classes; no data is read.
+
+    Where the number of classes follows data that is not given, it is COCO's.
+
+    Raises:
+        UserError: no such config, a bad override, a device that does not exist.
+    """
+    cfg = load_config(args.config_file, args.overrides)
+    cfg.train.device = args.device
+    resolve_device(args.device)
+    data = cfg.get("data")
+    if data is None or data.num_classes is not None:
+        return cfg
+    if data.train.name is None and data.train.annotations is None:
+        data.num_classes = COCO_CLASSES
+    else:
+        from ...data import resolve_num_classes
+
+        with as_user_error(ValueError, OSError):
+            resolve_num_classes(cfg, check_files=False)
+    return cfg
+
+
+def random_batch(size: tuple[int, int], *, images: int, objects: int, num_classes: int, seed: int = 0) -> list[dict]:
+    """Detectron2 training inputs of one size ``(height, width)``: noise, with ``objects`` boxes an image."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    batch = []
+    for image_id in range(images):
+        low = torch.rand(objects, 2, generator=generator) * 0.7
+        high = low + 0.02 + torch.rand(objects, 2, generator=generator) * 0.28
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.cat((low, high), dim=1) * torch.tensor([width, height, width, height]))
+        instances.gt_classes = torch.randint(num_classes, (objects,), generator=generator)
+        image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances, "image_id": image_id, "height": height, "width": width})
+    return batch
+
+
+@dataclass
+class Subject:
+    """A model in training mode and what a training step needs besides.
+
+    Attributes:
+        optimizer: the config's own with all rates at zero: it does all its work, and the weights stay.
+        amp_dtype: of the forward pass, None for full precision.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    max_norm: float
+    norm_type: float
+    amp_dtype: torch.dtype | None
+    device: str
+
+    @staticmethod
+    def from_config(cfg: DictConfig, *, seed: int = 0) -> Subject:
+        """Random weights; see :func:`fill_zero_matrices`."""
+        torch.manual_seed(seed)
+        with as_user_error(ValueError, prefix="model: "):
+            model = instantiate(cfg.model)
+        fill_zero_matrices(model)
+        model.to(cfg.train.device).train()
+        clip, amp = cfg.train.clip_grad, cfg.train.amp
+        return Subject(
+            model=model,
+            optimizer=make_optimizer(cfg, model),
+            max_norm=float("inf") if not clip.max_norm else float(clip.max_norm),
+            norm_type=float(clip.norm_type),
+            amp_dtype=getattr(torch, amp.dtype) if amp.enabled else None,
+            device=cfg.train.device,
+        )
+
+    def autocast(self) -> torch.autocast:
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def step(self, batch: list[dict], laps: Laps | None = None) -> dict[str, Tensor]:
+        """One training step as the trainer does it; tells ``laps`` of forward, loss, backward and optimizer.
+
+        Returns:
+            The losses.
+        """
+        laps = laps or Laps(self.device)
+        hooks = [
+            self.model.criterion.register_forward_pre_hook(lambda *_: laps("forward")),
+            self.model.criterion.register_forward_hook(lambda *_: laps("loss")),
+        ]
+        try:
+            with self.autocast():
+                losses = self.model(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._finish(losses, laps)
+        return losses
+
+    def decoder_step(
+        self, memory: object, targets: Targets, laps: Laps | None = None, *, optimise: bool = False
+    ) -> dict[str, Tensor]:
+        """What comes after the encoder: initial queries, decoder, loss, and the backward pass to the memory.
+
+        Returns:
+            The losses.
+        """
+        laps = laps or Laps(self.device)
+        memory.tokens.grad = None
+        with self.autocast():
+            predictions, proposals, auxiliary = decode(self.model, memory)
+            laps("forward")
+            plan = self.model.decoder.active_plan
+            losses = self.model.criterion(predictions, plan, targets, proposals, auxiliary)
+            laps("loss")
+        self._finish(losses, laps, optimise=optimise)
+        return losses
+
+    def _finish(self, losses: dict[str, Tensor], laps: Laps, *, optimise: bool = True) -> None:
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        laps("loss")
+        self.optimizer.zero_grad()
+        total.backward()
+        laps("backward")
+        if optimise:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
+            self.optimizer.step()
+            laps("optimizer")
+
+    @torch.no_grad()
+    def encode(self, batch: list[dict]) -> tuple[object, Targets]:
+        """The batch's memory as a leaf that takes gradients, and its objects."""
+        images, mask = self.model.preprocess(batch)
+        with self.autocast():
+            memory = self.model.encoder(self.model.backbone(images), mask)
+        targets = Targets.from_batched_inputs(batch, num_classes=self.model.num_classes, device=self.model.device)
+        return as_leaf(memory), targets
+
+
+def decode(model: nn.Module, memory: object) -> tuple[list, object | None, list | None]:
+    """Predictions, proposals and auxiliary predictions of a memory, as the detector makes them in training."""
+    initial = model.query_generator(memory)
+    predictions = model.decoder(initial.state, memory)
+    auxiliary = None if initial.auxiliary is None else model.decoder(initial.auxiliary, memory)
+    return predictions, initial.proposals, auxiliary
+
+
+def as_leaf(memory: object) -> object:
+    """A memory whose tokens are cut off from what made them and take a gradient of their own."""
+    return replace(memory, tokens=memory.tokens.detach().requires_grad_())
+
+
+def repeat_memory(memory: object, times: int) -> object:
+    """A memory with every tensor ``times`` times along its batch axis."""
+    batch = len(memory.tokens)
+    repeated = {}
+    for field in fields(memory):
+        value = getattr(memory, field.name)
+        if isinstance(value, Tensor) and len(value) == batch:
+            repeated[field.name] = value.repeat(times, *[1] * (value.dim() - 1))
+    return replace(memory, **repeated)
+
+
+@torch.no_grad()
+def fill_zero_matrices(model: nn.Module) -> None:
+    """Put small noise in the place of matrices that start at zero: as after some training, boxes and points differ."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.normal_(std=_SPREAD)
+
+
+def make_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The config's optimizer for a model, all rates at zero."""
+    cfg.optimizer.params.model = model
+    try:
+        optimizer = instantiate(cfg.optimizer)
+    finally:
+        cfg.optimizer.params.model = None
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return optimizer
+
+
+@contextlib.contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Nothing is dropped inside this context, so that two executions of a model are comparable."""
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    before = [(m, "p", m.p) for m in dropouts] + [(m, "dropout", m.dropout) for m in attentions]
+    try:
+        for module, name, _ in before:
+            setattr(module, name, 0.0)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def set_threads(args: argparse.Namespace) -> None:
+    """Use ``args.threads`` threads from here on.
+
+    Raises:
+        UsageError: fewer than one.
+    """
+    if args.threads < 1:
+        raise UsageError(f"--threads {args.threads}: at least 1")
+    torch.set_num_threads(args.threads)

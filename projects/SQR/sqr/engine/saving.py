@@ -1,0 +1,80 @@
+"""Runs the training loop so that no completed work is lost: not by a signal, not by an error."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.utils import comm
+from torch import nn
+
+from .checkpointer import Checkpointer, CheckpointError
+from .errors import TrainingInterrupted, UserError, one_line
+from .trainer import Trainer, TrainingStopped
+
+logger = logging.getLogger(__name__)
+
+
+def run_and_save(trainer: Trainer, checkpointer: Checkpointer, max_iter: int) -> None:
+    """Train from ``trainer.completed + 1`` to ``max_iter``; save where a checkpoint hook did not.
+
+    Raises:
+        TrainingInterrupted: stopped by a signal; a checkpoint was saved.
+        UserError: an error of the user's or of the disk; the completed iterations are saved, where that is possible.
+    """
+    try:
+        trainer.train(trainer.completed + 1, max_iter)
+    except TrainingStopped as stop:
+        raise _interrupted(stop, trainer, checkpointer) from None
+    except CheckpointError:
+        raise
+    except UserError as error:
+        error.args = (f"{one_line(error)}{_rescue(trainer, checkpointer)}",)
+        raise
+    except OSError as error:
+        saved = _rescue(trainer, checkpointer)
+        raise UserError(f"iteration {trainer.iter}: {one_line(error)}{saved}") from error
+    except Exception:
+        _rescue(trainer, checkpointer)
+        raise
+    if trainer.stop_early:
+        checkpointer.save("model_final", iteration=trainer.completed)
+
+
+def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpointer) -> TrainingInterrupted:
+    done = trainer.completed + 1
+    if done < trainer.max_iter:
+        if checkpointer.saved_iteration != trainer.completed:
+            _save(trainer, checkpointer)
+        comm.synchronize()  # no process leaves before the checkpoint is there
+        text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
+        text += "Go on with the same command and --resume"
+    else:
+        text = f"{stop} during the last evaluation; training is complete. Run it again with --eval-only"
+    return TrainingInterrupted(text, stop.signal_number)
+
+
+def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
+    """Save what was done since the last checkpoint after an error; return what to say of it."""
+    done = trainer.completed + 1
+    again = f". The {done} iterations done are saved: go on with --resume"
+    if done == trainer.start_iter or not comm.is_main_process():
+        return ""
+    if checkpointer.saved_iteration == trainer.completed:
+        return again if done < trainer.max_iter else ""
+    if trainer.mid_step and _has_running_statistics(trainer.model):
+        return ""
+    try:
+        _save(trainer, checkpointer)
+    except (UserError, RuntimeError) as error:
+        logger.warning("The iterations since the last checkpoint could not be saved: %s", one_line(error))
+        return ""
+    return again
+
+
+def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:
+    checkpointer.save(f"model_{trainer.completed:07d}", iteration=trainer.completed)
+
+
+def _has_running_statistics(model: nn.Module) -> bool:
+    """Whether a forward pass alone changes the model, so that an unfinished iteration cannot be taken back."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in model.modules())

@@ -1,0 +1,93 @@
+"""A detector as one function of tensors: what is exported."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..boxes import cxcywh_to_xyxy
+from ..meta_arch import QueryBasedDetector
+from ..postprocessing import PerQueryPostprocessor, TopKPostprocessor
+
+OUTPUTS = {"detections": ("scores", "labels", "boxes"), "raw": ("logits", "boxes")}
+
+
+class DeployedDetector(nn.Module):
+    """Normalisation, padding mask, detector and selection of detections, tensors in and tensors out.
+
+    It runs the very modules of the model, in evaluation mode and by the plan of inference: a model trained with
+    recollection makes the graph of its plain twin.
+
+    Args:
+        model: a detector; its modules are shared, not copied, and switched to evaluation.
+        outputs: ``"detections"`` selects as the model's postprocessor does, ``"raw"`` returns every query.
+
+    Raises:
+        ValueError: unknown ``outputs``, or a postprocessor that cannot be exported.
+    """
+
+    def __init__(self, *, model: QueryBasedDetector, outputs: str = "detections"):
+        super().__init__()
+        if outputs not in OUTPUTS:
+            raise ValueError(f"outputs={outputs!r}: must be one of {', '.join(OUTPUTS)}")
+        postprocessor = model.postprocessor
+        if outputs == "detections" and not isinstance(postprocessor, (TopKPostprocessor, PerQueryPostprocessor)):
+            raise ValueError(
+                f"a {type(postprocessor).__name__} cannot be exported; export with outputs='raw' and select outside"
+            )
+        self.model = model.eval()
+        self.outputs = outputs
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        """Detect.
+
+        Args:
+            images: ``(B, 3, height, width)`` float32 in 0 to 255, channels in the model's ``input_format``, each image
+                in the top left corner; what lies beyond its size is ignored.
+            image_sizes: ``(B, 2)`` int64 height and width of each image without its padding.
+
+        Returns:
+            ``"detections"``: scores ``(B, D)``, labels ``(B, D)`` int64 and boxes ``(B, D, 4)`` absolute xyxy in pixels
+            of the image as it came in, not clipped. ``"raw"``: logits ``(B, Q, K)`` and boxes ``(B, Q, 4)`` normalised
+            cxcywh, of the last stage.
+        """
+        model = self.model
+        pixels, padding_mask = self._preprocess(images, image_sizes)
+        memory = model.encoder(model.backbone(pixels), padding_mask)
+        initial = model.query_generator(memory)
+        last = model.decoder(initial.state, memory)[-1]
+        logits, boxes = last.logits[:, 0], last.boxes[:, 0].float()
+        if self.outputs == "raw":
+            return logits, boxes
+        extent = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)  # (B, 1, 4): w, h, w, h
+        return self._select(
+            model.criterion.classification.probabilities(logits), cxcywh_to_xyxy(boxes) * extent, extent
+        )
+
+    def _preprocess(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`QueryBasedDetector.preprocess`: normalise, then zeros beyond each image, up to a divisible size."""
+        height, width = images.shape[-2:]
+        step = max(self.model.size_divisibility, 1)
+        if step > 1:
+            height, width = (height + step - 1) // step * step, (width + step - 1) // step * step
+            images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        below = torch.arange(height, device=images.device)[None] >= image_sizes[:, :1]  # (B, height)
+        beside = torch.arange(width, device=images.device)[None] >= image_sizes[:, 1:]
+        padding_mask = below[:, :, None] | beside[:, None]
+        pixels = (images - self.model.pixel_mean) / self.model.pixel_std
+        return pixels.masked_fill(padding_mask[:, None], 0), padding_mask
+
+    def _select(self, scores: Tensor, boxes: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model's postprocessor does, for a batch."""
+        postprocessor = self.model.postprocessor
+        if isinstance(postprocessor, PerQueryPostprocessor):
+            best, labels = scores.max(-1)
+        else:
+            num_queries, num_classes = scores.shape[1:]
+            best, index = scores.flatten(1).topk(min(postprocessor.topk, num_queries * num_classes), dim=1)
+            labels, query = index % num_classes, index // num_classes
+            boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        if postprocessor.clip:
+            boxes = torch.minimum(boxes.clamp(min=0), extent)
+        return best, labels, boxes

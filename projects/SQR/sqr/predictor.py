@@ -1,0 +1,315 @@
+"""Detections of images, in the simplest way: ``sqr.Predictor``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor, nn
+
+from .structures import StageOutputs
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
+COLORS = ("BGR", "RGB")
+
+
+class Predictor:
+    """A detector that takes images as people have them.
+
+    Images are resized and converted as the config evaluates them (its test mapper), so predictions are those of
+    ``train_net.py --eval-only``. What is taken for an image:
+
+    - a path;
+    - a PIL image, its pixels as they are (no orientation by EXIF, which paths get);
+    - a numpy array ``(height, width, 3)`` or grey ``(height, width)``, uint8, BGR as OpenCV reads and Detectron2's
+      ``DefaultPredictor`` takes it;
+    - a tensor ``(3, height, width)``, uint8, RGB as ``torchvision.io`` reads it.
+
+    Args:
+        model: a trained detector; it is switched to evaluation.
+        mapper: the test mapper, a Detectron2 ``DatasetMapper`` or one with its ``augmentations`` and ``image_format``.
+        class_names: ``K`` names.
+        score_threshold: detections of a lower score are left out; 0 keeps what an evaluation sees.
+        batch_size: images that go through the model together. With 1 no image depends on its company.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        mapper: object,
+        class_names: Sequence[str],
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        for name in ("augmentations", "image_format"):
+            if not hasattr(mapper, name):
+                raise ValueError(f"the test mapper, a {type(mapper).__name__}, has no {name}; use a DatasetMapper")
+        self.model = model.eval()
+        self.mapper = mapper
+        self.class_names = tuple(class_names)
+        self.score_threshold = score_threshold
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | os.PathLike | DictConfig,
+        checkpoint: str | os.PathLike,
+        *,
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+    ) -> Predictor:
+        """The model of a config with the weights of a checkpoint.
+
+        Args:
+            config: a file, a name of the model zoo, or a loaded config.
+            checkpoint: whatever ``train.init_checkpoint`` takes: path, URL, ``zoo://NAME``, ``zoo``.
+            overrides: ``key=value`` of the config, such as ``data.min_size_test=640``.
+            device: the first GPU if there is one when None.
+            score_threshold, batch_size: see the class.
+
+        Raises:
+            UserError: no such config or checkpoint, weights that do not fit, or a bad override.
+        """
+        from . import engine
+
+        with engine.as_user_error(ValueError, OSError):
+            if isinstance(config, DictConfig):
+                cfg = engine.apply_overrides(config.copy(), overrides)
+            else:
+                cfg = engine.load_config(os.fspath(config), overrides)
+            cfg.train.init_checkpoint = os.fspath(checkpoint)
+            engine.name_zoo_checkpoint(cfg, "" if isinstance(config, DictConfig) else os.fspath(config))
+            names = class_names_of(cfg)
+        cfg.train.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = engine.build_model(cfg)
+        engine.load_model_weights(model, cfg.train.init_checkpoint, complete=True)
+        return cls(
+            model=model,
+            mapper=instantiate(cfg.dataloader.test.mapper),
+            class_names=names,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+        )
+
+    @classmethod
+    def from_run(
+        cls,
+        output_dir: str | os.PathLike,
+        *,
+        checkpoint: str | None = None,
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+    ) -> Predictor:
+        """What a training wrote to its output folder.
+
+        Args:
+            output_dir: the run's ``train.output_dir``.
+            checkpoint: a file in it (``model_best.pth``, ``model_final.pth@ema``); the last checkpoint when None.
+            overrides, device, score_threshold, batch_size: as :meth:`from_config`.
+
+        Raises:
+            UserError: no config or no checkpoint there, or as :meth:`from_config`.
+        """
+        config, path = run_files(output_dir, checkpoint)
+        return cls.from_config(
+            config, path, overrides=overrides, device=device, score_threshold=score_threshold, batch_size=batch_size
+        )
+
+    @classmethod
+    def from_zoo(
+        cls,
+        name: str,
+        *,
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+    ) -> Predictor:
+        """A trained model of the zoo by its config's name, such as ``quick/sqr_deformable_detr_shapes``.
+
+        Raises:
+            UserError: no such config, or no checkpoint of it; the message lists those that there are.
+        """
+        return cls.from_config(
+            name, "zoo", overrides=overrides, device=device, score_threshold=score_threshold, batch_size=batch_size
+        )
+
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Tensor,
+        *,
+        color: str | None = None,
+        score_threshold: float | None = None,
+    ) -> Instances | list[Instances]:
+        """Detect.
+
+        Args:
+            images: one image, or a batch: a sequence of images, an array ``(B, height, width, 3)`` or a tensor
+                ``(B, 3, height, width)``.
+            color: ``"BGR"`` or ``"RGB"``, the channel order of arrays and tensors where it is not the one above.
+            score_threshold: in the place of the predictor's.
+
+        Returns:
+            Instances in pixels of the image as given, on the model's device: ``pred_boxes``, ``scores``,
+            ``pred_classes``, ``query_ids``. A list of them for a batch.
+
+        Raises:
+            OSError: a path that does not exist or is no image.
+            TypeError, ValueError: something that is not an image.
+        """
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+
+        def detect(inputs: list[dict]) -> list[Instances]:
+            found = [output["instances"] for output in self.model(inputs)]
+            return [instances[instances.scores >= threshold] for instances in found]
+
+        return self._run(detect, images, color)
+
+    def stages(
+        self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
+    ) -> StageOutputs | list[StageOutputs]:
+        """What every stage predicts: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the image as given.
+
+        Arguments and errors as :meth:`__call__`; a list for a batch.
+        """
+        return self._run(self.model.forward_stages, images, color)
+
+    @torch.no_grad()
+    def _run(self, function, images, color: str | None):
+        if color is not None and color not in COLORS:
+            raise ValueError(f"color={color!r}: must be one of {', '.join(COLORS)}")
+        single = _is_single(images)
+        items = [images] if single else images
+        results: list = []
+        for start in range(0, len(items), self.batch_size):
+            part = items[start : start + self.batch_size]
+            results += function([self._model_input(image, color) for image in part])
+        return results[0] if single else results
+
+    def _model_input(self, image: ImageLike, color: str | None) -> dict:
+        """Detectron2's input dict of one image, by the test mapper."""
+        if isinstance(image, (str, os.PathLike)):
+            if not Path(image).is_file():
+                raise FileNotFoundError(f"no such image: {os.fspath(image)}")
+            return self.mapper({"file_name": os.fspath(image)})
+        pixels = _as_array(image, self.mapper.image_format, color)
+        height, width = pixels.shape[:2]
+        augmented = T.AugInput(pixels)
+        self.mapper.augmentations(augmented)
+        tensor = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return {"image": tensor, "height": height, "width": width}
+
+
+def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
+    """The names of a config's classes; settles ``data.num_classes`` first where it is null.
+
+    They are ``data.class_names`` of a saved run, else those of the dataset the config names, else numbers where the
+    dataset is not on this machine.
+
+    Raises:
+        ValueError, OSError: the number of classes is null and no dataset says it.
+    """
+    from detectron2.data import MetadataCatalog
+
+    from .data import resolve_num_classes
+
+    data = cfg.get("data")
+    if data is None:
+        number = cfg.model.num_classes
+        return tuple(map(str, range(number)))
+    if data.num_classes is None:
+        resolve_num_classes(cfg, check_files=False)
+    if data.get("class_names"):
+        return tuple(data.class_names)
+    names = _names_of_files(data)
+    if names is None and data.val.name:
+        names = getattr(MetadataCatalog.get(data.val.name), "thing_classes", None)
+    if names is not None and len(names) == data.num_classes:
+        return tuple(names)
+    return tuple(map(str, range(data.num_classes)))
+
+
+def _names_of_files(data: DictConfig) -> tuple[str, ...] | None:
+    from .data.coco_files import read_coco_summary
+
+    for split in (data.val, data.train):
+        if split.annotations and Path(split.annotations).is_file():
+            return tuple(name for _, name in read_coco_summary(split.annotations).categories)
+    return None
+
+
+def run_files(output_dir: str | os.PathLike, checkpoint: str | None = None) -> tuple[str, str]:
+    """Config and checkpoint of a run, see :meth:`Predictor.from_run`.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    from .engine import UserError
+    from .engine.checkpoint_files import EMA
+
+    folder = Path(output_dir)
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{folder} is not the output folder of a training: it holds no config.yaml")
+    if checkpoint is None:
+        last = folder / "last_checkpoint"
+        if not last.is_file():
+            raise UserError(f"{folder} holds no last_checkpoint: nothing was saved yet, or name a checkpoint")
+        checkpoint = last.read_text().strip()
+    path = folder / checkpoint
+    if not Path(str(path).removesuffix(EMA)).is_file():
+        found = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+        raise UserError(f"{path}: no such checkpoint; there are: {found}")
+    return str(config), str(path)
+
+
+def _is_single(images: object) -> bool:
+    """Whether something is one image rather than a batch."""
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return True
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim != 4
+    if isinstance(images, Sequence):
+        return False
+    raise TypeError(f"an image is a path, a PIL image, an array or a tensor, or a sequence of them, not {type(images)}")
+
+
+def _as_array(image: object, image_format: str, color: str | None) -> np.ndarray:
+    """``(height, width, 3)`` uint8 in the mapper's channel order."""
+    from detectron2.data.detection_utils import convert_PIL_to_numpy
+
+    if isinstance(image, Image.Image):
+        return convert_PIL_to_numpy(image, image_format)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3) or image.dtype != torch.uint8:
+            raise ValueError(f"a tensor must be (3, height, width) uint8, not {tuple(image.shape)} {image.dtype}")
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        color = color or "RGB"
+    elif isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.dtype != np.uint8:
+            raise ValueError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
+        pixels = image[:, :, None] if image.ndim == 2 else image
+        color = color or "BGR"
+    else:
+        raise TypeError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
+    if 0 in pixels.shape:
+        raise ValueError(f"the image has no pixels: {tuple(image.shape)}")
+    if pixels.shape[2] == 1:
+        return pixels.repeat(3, axis=2)
+    return pixels if color == image_format else pixels[:, :, ::-1]

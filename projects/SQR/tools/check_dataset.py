@@ -1,0 +1,17 @@
+#!/usr/bin/env python
+"""Say what a detection dataset holds and everything that is wrong with it, before training finds out.
+
+    check_dataset.py DIR
+    check_dataset.py DIR --fix CLEANED
+    check_dataset.py instances.json --images DIR --json
+
+DIR holds a dataset in COCO's, Roboflow's COCO or YOLO's layout; see docs/custom_data.md. Exit code 0: it can be trained
+on, 1: training would fail, 2: the command makes no sense.
+"""
+
+import sys
+
+from sqr.data.check.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Tests of data never write to the user's cache folder."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FVCORE_CACHE", str(folder))
+    return folder

@@ -1,0 +1,56 @@
+"""The documentation's commands work: every block that can be is run, page by page, in the order it is read."""
+
+import shlex
+
+import pytest
+
+from doc_commands import ROOT, Workspace, blocks, shortened
+from sqr.engine import load_config
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PLACEHOLDERS = ("...", "DIR", "$")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page, workspace):
+    for block in blocks(page):
+        if not block.skipped:
+            workspace.run(block)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.skipped], ids=lambda b: f"{b.page}:{b.line}")
+def test_trainings_that_are_not_run_fit_their_config(block):
+    for command in block.commands:
+        words = shlex.split(command)
+        if not any(word.endswith("train_net.py") for word in words) or "--config-file" not in words:
+            continue
+        config = words[words.index("--config-file") + 1]
+        overrides = [word for word in words if "=" in word and not word.startswith("-")]
+        if not any(sign in config for sign in PLACEHOLDERS):
+            load_config(config, overrides)
+
+
+def test_blocks_are_marked_one_of_the_known_ways():
+    for block in BLOCKS:
+        assert not block.mark or block.mark == "slow" or block.mark.startswith("not run: "), (block.page, block.line)
+    assert any(b.language == "python" and not b.skipped for b in BLOCKS)
+    assert sum(len(b.commands) for b in BLOCKS if b.language == "bash" and not b.skipped) > 10
+
+
+def test_links_between_pages_lead_somewhere():
+    import re
+
+    for page in [*PAGES, *(ROOT / n for n in ("CONTRIBUTING.md", "BENCHMARKS.md", "MODEL_ZOO.md"))]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_only_trainings_are_cut_short():
+    assert shortened("python projects/SQR/tools/draw_plan.py sqr") == "python projects/SQR/tools/draw_plan.py sqr"
+    assert "train.max_iter=2" in shortened("python projects/SQR/train_net.py --config-file quick/x")
