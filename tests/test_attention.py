@@ -1,4 +1,4 @@
-"""Attention and dropout: PyTorch's numbers, the same mask forward and backward, and little kept for the backward pass."""
+"""Attention and dropout: PyTorch's numbers, one mask forward and backward, little kept for the backward pass."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
 
@@ -23,7 +22,7 @@ class Classification(Protocol):
         """``(..., C)`` -> ``(..., K)`` float32."""
 
     def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """``(..., C)`` and ``(U,)`` class indices -> ``(..., U)``: the cost of assigning an object of each class."""
+        """``(..., Q, C)`` and ``(U,)`` class indices -> ``(..., U, Q)``, new: the cost of an object of each class."""
 
     def loss(
         self,
@@ -63,11 +62,12 @@ class FocalClassification:
         return logits.float().sigmoid()
 
     def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """``(..., K)`` and ``(U,)`` -> ``(..., U)``: focal loss as a positive less that as a negative."""
-        p = logits[..., classes].sigmoid()
-        negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
-        positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
-        return positive - negative
+        """``(..., Q, K)`` and ``(U,)`` -> ``(..., U, Q)``: focal loss as a positive less that as a negative."""
+        p = logits.transpose(-1, -2).index_select(-2, classes).sigmoid_()
+        other = 1 - p
+        positive = (p + 1e-8).log_().mul_(-self.alpha).mul_(other**self.gamma)
+        negative = other.add_(1e-8).log_().mul_(self.alpha - 1).mul_(p.pow_(self.gamma))
+        return positive.sub_(negative)
 
     def loss(
         self,
@@ -78,10 +78,16 @@ class FocalClassification:
         whole: tuple[int, int] | None = None,
     ) -> Tensor:
         """The sum over images, queries and classes, over the number of objects."""
-        target = logits.new_zeros(logits.shape)
-        target[(*matched, labels)] = 1
-        loss = sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma, reduction="none")
-        return loss.sum((0, 2, 3)) / normaliser
+        # every entry as a negative, then the matched ones put right: no dense targets, and few tensors to keep
+        positive = logits[(*matched, labels)]  # (G, T)
+        correction = self._positive(positive) - self._negative(positive)
+        return (self._negative(logits).sum((0, 2, 3)) + correction.sum(1)) / normaliser
+
+    def _negative(self, logits: Tensor) -> Tensor:
+        return (1 - self.alpha) * logits.sigmoid() ** self.gamma * F.softplus(logits)
+
+    def _positive(self, logits: Tensor) -> Tensor:
+        return self.alpha * logits.neg().sigmoid() ** self.gamma * F.softplus(-logits)
 
 
 class SoftmaxClassification:
@@ -99,8 +105,8 @@ class SoftmaxClassification:
         return logits.float().softmax(-1)[..., :-1]
 
     def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """``(..., K + 1)`` and ``(U,)`` -> ``(..., U)``: the negative probability, as in the paper."""
-        return -logits.softmax(-1)[..., classes]
+        """``(..., Q, K + 1)`` and ``(U,)`` -> ``(..., U, Q)``: the negative probability, as in the paper."""
+        return logits.softmax(-1).transpose(-1, -2).index_select(-2, classes).neg_()
 
     def loss(
         self,

@@ -16,6 +16,8 @@ from .structures import StagePrediction
 from .targets import Targets
 
 L1_FORMATS = ("cxcywh", "xyxy")
+# Pairs of query and object whose costs are built at once: on a CPU what its cache holds, else what memory can spare.
+_PAIRS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 
 class MatchingProblem(NamedTuple):
@@ -29,8 +31,8 @@ class MatchingProblem(NamedTuple):
 class HungarianMatcher:
     """Optimal one-to-one assignment inside each group (Carion et al., DETR, equation 1).
 
-    Costs are built in float32 on the predictions' device, for each image against its own objects only, moved to the
-    host in one copy, and solved there a group at a time.
+    Costs are built in float32 on the predictions' device, for each image against its own objects and their classes
+    only, moved to the host in one copy, and solved there a group at a time.
 
     Args:
         classification: gives the class cost of logits.
@@ -72,51 +74,76 @@ class HungarianMatcher:
             ValueError: an image has more objects than a group has queries.
             FloatingPointError: a cost is not finite; the message names step and group, image and query.
         """
-        costs = [self._costs(problem) for problem in problems]
-        flat = [c.flatten() for of_problem in costs for c in of_problem]
-        host = torch.cat(flat).cpu().numpy() if flat else np.empty(0, np.float32)  # the one device-to-host copy
+        costs = self._costs(problems)
+        if costs is None:
+            return [
+                p.prediction.logits.new_empty((p.prediction.logits.shape[1], 0), dtype=torch.int64) for p in problems
+            ]
+        host = costs.cpu().numpy()  # the one device-to-host copy
         indices, start = [], 0
-        for problem, of_problem in zip(problems, costs, strict=True):
-            columns = []
-            counts = [(i, n) for i, n in enumerate(problem.targets.counts) if n]
-            for (image, _), cost in zip(counts, of_problem, strict=True):
-                matrix = host[start : start + cost.numel()].reshape(cost.shape)
-                start += cost.numel()
-                _check_finite(matrix, problem, image)
-                columns.append(np.stack([linear_sum_assignment(group)[1] for group in matrix]))
-            groups = problem.prediction.logits.shape[1]
-            empty = np.empty((groups, 0), np.int64)
-            indices.append(torch.from_numpy(np.concatenate([empty, *columns], axis=1)))
-        return [
-            index.to(p.prediction.logits.device, non_blocking=True) for index, p in zip(indices, problems, strict=True)
-        ]
+        for problem in problems:
+            _, groups, queries, _ = problem.prediction.logits.shape
+            columns = [np.empty((groups, 0), np.int64)]
+            for image, objects in enumerate(problem.targets.counts):
+                stop = start + groups * objects * queries
+                matrix = host[start:stop].reshape(groups, objects, queries)
+                start = stop
+                if objects:
+                    _check_finite(matrix, problem, image)
+                    columns.append(np.stack([linear_sum_assignment(group)[1] for group in matrix]))
+            indices.append(torch.from_numpy(np.concatenate(columns, axis=1)))
+        return [i.to(p.prediction.logits.device, non_blocking=True) for i, p in zip(indices, problems, strict=True)]
 
-    def _costs(self, problem: MatchingProblem) -> list[Tensor]:
-        """``(G, T_i, Q)`` of each image that has objects."""
-        prediction, targets, _ = problem
-        queries = prediction.logits.shape[2]
-        costs = []
-        for image, boxes in enumerate(targets.boxes.split(targets.counts)):
-            if not len(boxes):
-                continue
-            if len(boxes) > queries:
-                raise ValueError(
-                    f"image {targets.image_ids[image]} has {len(boxes)} objects, but a group has only {queries} "
-                    f"queries to match them with; raise num_queries to at least {len(boxes)}"
-                )
-            logits = prediction.logits[image].float()
-            costs.append(self._image_cost(logits, prediction.boxes[image].float(), targets.class_ids[image], boxes))
-        return costs
+    def _costs(self, problems: Sequence[MatchingProblem]) -> Tensor | None:
+        """``(G, T_i, Q)`` of each problem and each of its images, one after another in one flat tensor."""
+        sizes = []
+        for prediction, targets, _ in problems:
+            _, groups, queries, _ = prediction.logits.shape
+            _check_counts(targets, queries)
+            sizes += [groups * objects * queries for objects in targets.counts]
+        if sum(sizes) == 0:
+            return None
+        flat = problems[0].prediction.logits.new_empty(sum(sizes), dtype=torch.float32)
+        parts = iter(flat.split(sizes))
+        for problem in problems:
+            self._fill(problem, [next(parts) for _ in problem.targets.counts])
+        return flat
 
-    def _image_cost(self, logits: Tensor, boxes: Tensor, classes: Tensor, target_boxes: Tensor) -> Tensor:
-        """``(G, Q, C)``, ``(G, Q, 4)``, host ``(T,)`` and ``(T, 4)`` -> ``(G, T, Q)``."""
-        used, inverse = classes.unique(return_inverse=True)
-        class_cost = self.classification.cost(logits, used.to(logits.device)).transpose(1, 2)
-        cost = self.class_weight * class_cost[:, inverse.to(logits.device)]
-        goal = self.l1_coordinates(target_boxes).expand(len(boxes), -1, -1)
-        cost += self.l1_weight * torch.cdist(goal, self.l1_coordinates(boxes), p=1)
-        cost -= self.giou_weight * pairwise_giou(cxcywh_to_xyxy(target_boxes), cxcywh_to_xyxy(boxes))
-        return cost
+    def _fill(self, problem: MatchingProblem, parts: Sequence[Tensor]) -> None:
+        """Write the costs of each image of a problem, a few groups at a time, which bounds the memory of crowds."""
+        (logits, boxes), targets = (problem.prediction.logits, problem.prediction.boxes), problem.targets
+        _, groups, queries, _ = logits.shape
+        at_once = _PAIRS_AT_ONCE.get(logits.device.type, _PAIRS_AT_ONCE["cuda"])
+        all_classes, inverse, num_classes = _used_classes(targets, logits.device)
+        goals = self._coordinates(targets.boxes)
+        first_class = first = 0
+        for image, (out, objects) in enumerate(zip(parts, targets.counts, strict=True)):
+            classes = all_classes[first_class : first_class + num_classes[image]]
+            first_class += num_classes[image]
+            of_image = slice(first, first + objects)
+            first += objects
+            step = max(1, at_once // max(1, objects * queries))
+            for begin in range(0, groups if objects else 0, step):
+                part = slice(begin, begin + step)
+                cost = out.view(groups, objects, queries)[part]
+                class_cost = self.classification.cost(logits[image, part].float(), classes)
+                torch.index_select(class_cost, 1, inverse[of_image], out=cost)
+                cost.mul_(self.class_weight)
+                candidates = self._coordinates(boxes[image, part].float())
+                self._add_box_cost(cost, goals[:, of_image, None], candidates[:, :, None])
+
+    def _coordinates(self, boxes: Tensor) -> Tensor:
+        """``(..., 4)`` normalised cxcywh -> ``(9, ...)``: the four that L1 takes, corners and area, each contiguous."""
+        corners = cxcywh_to_xyxy(boxes)
+        area = boxes[..., 2] * boxes[..., 3]
+        return torch.stack((*self.l1_coordinates(boxes).unbind(-1), *corners.unbind(-1), area))
+
+    def _add_box_cost(self, cost: Tensor, goals: Tensor, candidates: Tensor) -> None:
+        """Add what boxes cost to ``(G, T, Q)``, given ``goals`` ``(9, T, 1)`` and ``candidates`` ``(9, G, 1, Q)``."""
+        buffer = torch.empty_like(cost)
+        for candidate, goal in zip(candidates[:4], goals[:4], strict=True):
+            cost.add_(torch.sub(candidate, goal, out=buffer).abs_(), alpha=self.l1_weight)
+        cost.sub_(_giou(candidates[4:], goals[4:]), alpha=self.giou_weight)
 
 
 def pairwise_giou(targets: Tensor, boxes: Tensor) -> Tensor:
@@ -125,17 +152,54 @@ def pairwise_giou(targets: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         ``(G, T, Q)``. Two boxes without any extent at the same place have GIoU -1, as disjoint ones have at most.
     """
-    t = targets[None, :, None].unbind(-1)
-    b = boxes[:, None].unbind(-1)
-    area_t = (t[2] - t[0]) * (t[3] - t[1])
-    area_b = (b[2] - b[0]) * (b[3] - b[1])
-    inter = (torch.minimum(t[2], b[2]) - torch.maximum(t[0], b[0])).clamp(min=0)
-    inter = inter * (torch.minimum(t[3], b[3]) - torch.maximum(t[1], b[1])).clamp(min=0)
-    union = area_t + area_b - inter
-    hull = torch.maximum(t[2], b[2]) - torch.minimum(t[0], b[0])
-    hull = hull * (torch.maximum(t[3], b[3]) - torch.minimum(t[1], b[1]))
-    eps = torch.finfo(boxes.dtype).tiny
-    return inter / union.clamp(min=eps) + union / hull.clamp(min=eps) - 1
+    planes = []
+    for x in (boxes[:, None], targets[:, None]):
+        x0, y0, x1, y1 = x.unbind(-1)
+        planes.append((x0, y0, x1, y1, (x1 - x0) * (y1 - y0)))
+    return _giou(*planes)
+
+
+def _giou(boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Generalised IoU of broadcastable x0, y0, x1, y1 and area; in place wherever possible, for it is half the cost."""
+    sides, hull = [], None
+    buffer = None
+    for low in (0, 1):
+        low_b, high_b, low_t, high_t = boxes[low], boxes[low + 2], targets[low], targets[low + 2]
+        side = torch.minimum(high_b, high_t)
+        buffer = torch.maximum(low_b, low_t, out=buffer)
+        sides.append(side.sub_(buffer))
+        extent = torch.maximum(high_b, high_t)
+        extent.sub_(torch.minimum(low_b, low_t, out=buffer))
+        hull = extent if hull is None else hull.mul_(extent)
+    inter = sides[0].clamp_(min=0).mul_(sides[1].clamp_(min=0))
+    union = torch.add(boxes[4], targets[4], out=buffer).sub_(inter)
+    tiny = torch.finfo(union.dtype).tiny
+    giou = inter.div_(union.clamp_(min=tiny))
+    return giou.add_(union.div_(hull.clamp_(min=tiny))).sub_(1)
+
+
+def _used_classes(targets: Targets, device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
+    """The classes that each image has objects of, image after image; each object's place among its image's; how many.
+
+    Found on the host and sent to the device in one piece.
+    """
+    classes, places, counts = [], [], []
+    for labels in targets.class_ids:
+        used, inverse = np.unique(labels.numpy(), return_inverse=True)
+        classes.append(used)
+        places.append(inverse.reshape(-1))
+        counts.append(len(used))
+    joint = torch.from_numpy(np.concatenate(classes + places).astype(np.int64)).to(device, non_blocking=True)
+    return *joint.split([sum(counts), sum(targets.counts)]), counts
+
+
+def _check_counts(targets: Targets, queries: int) -> None:
+    for image, objects in enumerate(targets.counts):
+        if objects > queries:
+            raise ValueError(
+                f"image {targets.image_ids[image]} has {objects} objects, but a group has only {queries} "
+                f"queries to match them with; raise num_queries to at least {objects}"
+            )
 
 
 def _check_finite(matrix: np.ndarray, problem: MatchingProblem, image: int) -> None:

@@ -47,6 +47,16 @@ class QueryState:
             extras={k: torch.cat([s.extras[k] for s in states], dim=1) for k in states[0].extras},
         )
 
+    def groups(self, begin: int, end: int) -> QueryState:
+        """The groups from ``begin`` to before ``end``, as views."""
+        if (begin, end) == (0, self.num_groups):
+            return self
+        return QueryState(
+            content=self.content[:, begin:end],
+            reference=self.reference[:, begin:end],
+            extras={k: v[:, begin:end] for k, v in self.extras.items()},
+        )
+
     def split(self, num_queries: int) -> tuple[QueryState, QueryState]:
         """The first ``num_queries`` queries of every group, and the others."""
         first, others = (
@@ -71,6 +81,16 @@ class StagePrediction:
 
     logits: Tensor
     boxes: Tensor
+
+    @staticmethod
+    def cat(predictions: Sequence[StagePrediction]) -> StagePrediction:
+        """Concatenate predictions along the group axis, in order."""
+        if len(predictions) == 1:
+            return predictions[0]
+        return StagePrediction(
+            logits=torch.cat([p.logits for p in predictions], dim=1),
+            boxes=torch.cat([p.boxes for p in predictions], dim=1),
+        )
 
 
 @dataclass
@@ -122,12 +142,14 @@ class MultiScaleMemory:
         padding_mask: ``(B, N)`` bool, True where padded.
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
         valid_ratios: ``(B, L, 2)`` unpadded share of each level's width and height, in (0, 1].
+        value: ``(B, N, H, D)`` projected for one stage, where a stage has prepared the memory for several passes.
     """
 
     tokens: Tensor
     padding_mask: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
+    value: Tensor | None = None
 
 
 @dataclass

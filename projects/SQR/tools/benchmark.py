@@ -2,6 +2,7 @@
 """Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
 
     benchmark.py ops
+    benchmark.py loss
     benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
@@ -21,6 +22,7 @@ from sqr.engine import UserError
 # name: the module of sqr.engine.benchmarks, and what it says of itself
 BENCHMARKS = {
     "ops": "the operators against their references and the machine's limits",
+    "loss": "matching and set loss against the textbook's, a set at a time",
     "train": "a training step by plan, and SQR against other ways of running it",
     "memory": "will it fit? predicted peak memory by plan, and a recommendation",
     "infer": "inference against Hugging Face transformers with the same weights",

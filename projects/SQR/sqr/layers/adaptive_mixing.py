@@ -100,13 +100,23 @@ class AdaptiveMixing(nn.Module):
     def forward(self, query: Tensor, sampled: Tensor) -> Tensor:
         """``(B, Q, C)`` and ``(B, Q, F, P, D)`` -> ``query`` plus what mixing gives, ``(B, Q, C)``."""
         b, q, f, p, d = sampled.shape
-        channel, spatial = self.parameter_generator(query).view(b * q, f, -1).split(self.split, dim=-1)
+        channel, spatial = self._generate(query.flatten(0, 1))
         x = sampled.view(b * q, f, p, d)
-        x = _norm_relu(x @ channel.reshape(b * q, f, d, d))
-        x = _norm_relu(spatial.reshape(b * q, f, self.out_points, p) @ x)  # (B*Q, F, P_out, D)
-        return query + self.out_proj(x.reshape(b, q, -1))
+        x = _norm_relu(x @ channel.view(b * q, f, d, d))
+        x = _norm_relu(spatial.view(b * q, f, self.out_points, p) @ x)  # (B*Q, F, P_out, D)
+        return query + self.out_proj(x.view(b, q, -1))
+
+    def _generate(self, query: Tensor) -> list[Tensor]:
+        """``(B*Q, C)`` -> the matrices of channels ``(B*Q, F * D * D)`` and of points ``(B*Q, F * P_out * P)``.
+
+        Two products with halves of the weight, not halves of one product: joining their gradients would copy 131 kB a
+        query, joining the gradients of the weight's halves copies the weight once.
+        """
+        weights = self.parameter_generator.weight.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
+        biases = self.parameter_generator.bias.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
+        return [F.linear(query, w.flatten(0, 1), b.flatten()) for w, b in zip(weights, biases, strict=True)]
 
 
 def _norm_relu(x: Tensor) -> Tensor:
     """Normalise over points and channels together, without scale and shift."""
-    return F.relu(F.layer_norm(x, x.shape[-2:]))
+    return F.relu(F.layer_norm(x, x.shape[-2:]), inplace=True)

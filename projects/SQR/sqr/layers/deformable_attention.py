@@ -70,9 +70,19 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             ``(B, Q, C)``.
         """
+        return self.attend(query, reference, self.project(tokens, padding_mask), spatial_shapes)
+
+    def project(self, tokens: Tensor, padding_mask: Tensor) -> Tensor:
+        """``(B, N, C)`` memory -> ``(B, N, H, D)`` values, zero where padded."""
+        value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+    def attend(
+        self, query: Tensor, reference: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """:meth:`forward` with what :meth:`project` made of the memory."""
         b, q, _ = query.shape
         h, l, p = self.num_heads, self.num_levels, self.num_points
-        value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0)
         offsets = self.sampling_offsets(query).view(b, q, h, l, p, 2)
         weights = self.attention_weights(query).view(b, q, h, l * p).softmax(-1).view(b, q, h, l, p)
         pixel = [(1 / width, 1 / height) for height, width in spatial_shapes]
@@ -80,5 +90,4 @@ class MultiScaleDeformableAttention(nn.Module):
         pixel = torch.tensor(pixel, dtype=reference.dtype, device=reference.device)
         unit = torch.where(is_point(reference), pixel, reference[..., 2:] * (0.5 / p))
         locations = reference[:, :, None, :, None, :2] + offsets * unit[:, :, None, :, None]
-        out = ms_deform_attn(value.view(b, -1, h, value.shape[-1] // h), spatial_shapes, locations, weights)
-        return self.output_proj(out)
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))

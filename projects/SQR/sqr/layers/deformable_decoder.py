@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from ..structures import MultiScaleMemory
@@ -38,6 +40,10 @@ class DeformableDecoderLayer(nn.Module):
         for weight in (self.self_attn.out_proj.weight, self.ffn.linear1.weight, self.ffn.linear2.weight):
             nn.init.xavier_uniform_(weight)
 
+    def prepare(self, memory: MultiScaleMemory) -> MultiScaleMemory:
+        """The memory with this stage's values, so that several passes over groups project it once."""
+        return replace(memory, value=self.cross_attn.project(memory.tokens, memory.padding_mask))
+
     def attend(self, content: Tensor, position: Tensor, reference: Tensor, memory: MultiScaleMemory) -> Tensor:
         """New content.
 
@@ -55,11 +61,10 @@ class DeformableDecoderLayer(nn.Module):
         x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x)))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
-        attended = self.cross_attn(
+        attended = self.cross_attn.attend(
             x + position.reshape(b, g * q, c),
             reference.reshape(b, g * q, 1, 4) * memory.valid_ratios[:, None].repeat(1, 1, 1, 2),
-            memory.tokens,
-            memory.padding_mask,
+            (memory if memory.value is not None else self.prepare(memory)).value,
             memory.spatial_shapes,
         )
         x = self.norm1(x + self.dropout1(attended))

@@ -1,0 +1,154 @@
+"""Bounded memory: groups in passes, with or without checkpointing, are the same training step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers import ROOT, build, random_batch
+from memory_tools import PeakOf
+from small_models import lively, small_config
+from sqr.decoder import RecollectingDecoder
+from sqr.engine.overrides import apply_overrides
+from test_decoder import memory_and_queries
+
+OPTIONS = [(True, None), (False, 2), (True, 2), (True, 1)]
+
+
+def step(model, batch, checkpoint_groups: bool, size: int | None):
+    """Losses and gradients."""
+    model.decoder.checkpoint_groups, model.decoder.max_groups_per_pass = checkpoint_groups, size
+    model.zero_grad()
+    losses = model(batch)
+    sum(losses.values()).backward()
+    return losses, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "detector", ["deformable_refine", "dab_detr", "dab_deformable_detr", "detr", "adamixer", "group_detr"]
+)
+def test_the_same_losses_and_gradients(detector):
+    model = lively(build(small_config(detector, "selective"))).train()
+    if detector == "adamixer":
+        model.double()
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+    losses, gradients = step(model, batch, False, None)
+    noise = 1e-6 * max(g.norm() for g in gradients.values())
+    for options in OPTIONS:
+        other_losses, other_gradients = step(model, batch, *options)
+        torch.testing.assert_close(other_losses, losses, rtol=1e-4, atol=1e-5)
+        assert other_gradients.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            assert (other_gradients[name] - gradient).norm() <= 1e-3 * gradient.norm() + noise, (options, name)
+
+
+@pytest.mark.parametrize("detector", ["deformable_refine", "detr"])
+def test_checkpointing_repeats_dropout(detector):
+    cfg = small_config(detector)
+    cfg.decoder.stages.dropout = 0.3
+    model = lively(build(cfg)).train()
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+    results = []
+    for checkpoint_groups in (False, True):
+        torch.manual_seed(5)
+        results.append(step(model, batch, checkpoint_groups, 2))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    torch.manual_seed(6)
+    assert sum(step(model, batch, True, 2)[0].values()) != sum(results[0][0].values())
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_passes_are_no_larger_than_allowed_and_the_chain_is_plain(options):
+    model = build(small_config("deformable_plain", "dense")).train()
+    model.decoder.checkpoint_groups, model.decoder.max_groups_per_pass = options
+    passes, projections = [], []
+    for stage in model.decoder.stages:
+        stage.register_forward_hook(lambda m, args, out: passes.append(args[0].num_groups))
+        stage.cross_attn.value_proj.register_forward_hook(lambda *_: projections.append(1))
+    memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
+    predictions = model.decoder(initial, memory)
+    assert [p.logits.shape[1] for p in predictions] == [1, 2, 4, 8]
+    size = options[1] or 99
+    expected = []
+    for recollected in (0, 1, 3, 7):
+        expected += [min(size, recollected - begin) for begin in range(0, recollected, size)] + [1]
+    assert passes == expected
+    assert len(projections) == 4, "the values are projected once a step, however many passes"
+    passes.clear()
+    sum(p.logits.sum() + p.boxes.sum() for p in predictions).backward()
+    assert sum(passes) == (1 + 3 + 7 if options[0] else 0), "only recollected groups are computed again"
+
+
+def test_adamixers_mixing_matrices_never_exist_for_all_groups():
+    cfg = small_config("adamixer")
+    model = build(cfg).train()
+    mixing = model.decoder.stages[0].mixing
+    width = mixing.num_feature_groups * mixing.split[1]  # of a query's matrix over points
+    batch = random_batch([(64, 64)], [2])
+    queries = 7
+    peaks = {}
+    for options in ((False, None), (True, 1)):
+        memory, initial = memory_and_queries(model, batch)
+        model.decoder.checkpoint_groups, model.decoder.max_groups_per_pass = options
+        with PeakOf(lambda x: x.numel() // (queries * width) if x.shape[-1] == width and x.dim() == 2 else 0) as peak:
+            predictions = model.decoder(initial, memory)
+            sum(p.logits.sum() + p.boxes.sum() for p in predictions).backward()
+        peaks[options] = (peak.peak, peak.largest)
+    total, steps = model.decoder.plan.total, model.decoder.plan.num_steps
+    assert peaks[False, None][0] >= total and peaks[False, None][1] == model.decoder.plan.groups[-1]
+    assert peaks[True, 1][1] == 1, "no tensor holds more than a group's"
+    assert peaks[True, 1][0] <= steps + 3, "the chain's, and those of one pass with their gradients"
+
+
+def test_evaluation_ignores_the_options():
+    model = build(small_config("deformable_plain")).eval()
+    batch = random_batch([(64, 64)], [0])
+    plain = model.forward_stages(batch)[0]
+    model.decoder.checkpoint_groups, model.decoder.max_groups_per_pass = True, 1
+    assert torch.equal(model.forward_stages(batch)[0].scores, plain.scores)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_groups_per_pass": 0}, "max_groups_per_pass=0: a whole number from 1, or None"),
+        ({"max_groups_per_pass": 2.5}, "max_groups_per_pass=2.5"),
+        ({"max_groups_per_pass": "four"}, "max_groups_per_pass='four'"),
+        ({"checkpoint_groups": 4}, "checkpoint_groups=4: True or False"),
+        ({"compile_stages": "yes"}, "compile_stages='yes': True or False"),
+    ],
+)
+def test_bad_values_are_one_clear_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        RecollectingDecoder(stages=[torch.nn.Identity()], **options)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "deformable_detr/sqr_deformable_detr_r50_50ep",
+        "adamixer/sqr_adamixer_r50_12ep",
+        "quick/sqr_detr_shapes",
+        "quick/sqr_dab_detr_shapes",
+    ],
+)
+def test_every_recipe_takes_the_options_as_overrides(config):
+    from detectron2.config import LazyConfig
+
+    cfg = LazyConfig.load(str(ROOT / "configs" / f"{config}.py"))
+    overrides = ["model.decoder.checkpoint_groups=True", "model.decoder.max_groups_per_pass=4"]
+    apply_overrides(cfg, [*overrides, "model.decoder.compile_stages=False"])
+    assert cfg.model.decoder.checkpoint_groups is True and cfg.model.decoder.max_groups_per_pass == 4
+
+
+def test_compiled_stages_keep_their_names(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
+    cfg = small_config("detr")
+    plain = build(cfg)
+    assert not compiled
+    cfg.decoder.compile_stages = True
+    model = build(cfg)
+    assert [stage for stage, _ in compiled] == list(model.decoder.stages)
+    assert all(options == {"dynamic": True} for _, options in compiled)
+    assert list(model.state_dict()) == list(plain.state_dict())
