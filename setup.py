@@ -199,6 +199,7 @@ setup(
         "numpy",
         "matplotlib",
         "tensorboard",
+        "tabulate",
     ],
     extras_require={
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", *EXPORT, *VIDEO, *TRANSFORMERS],

@@ -1,8 +1,6 @@
 """The small AdaMixer on your own COCO-format data at small image sizes, from scratch, on two CPU cores.
 
-    projects/SQR/train_net.py --config-file quick/adamixer_folder \
-        data.train.annotations=DIR/annotations/instances_train.json data.train.images=DIR/train \
-        data.val.annotations=DIR/annotations/instances_val.json data.val.images=DIR/val
+projects/SQR/train_net.py --config-file quick/adamixer_folder data.root=DIR
 """
 
 from ..common.data.small_folder import data, dataloader

@@ -1,8 +1,7 @@
 """``benchmark.py train``: executions that agree, parts that add up, numbers that are stored."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from argparse import ArgumentParser
 
@@ -132,22 +131,21 @@ def test_sampling_and_attention_are_counted():
         assert by_operator["sampling"] == 5 * b * q * 4 * 2 * 3 * (c // 4)
 
 
-def test_command_stores_json_and_errors_are_one_line(tmp_path):
+def test_command_stores_json_and_errors_are_one_line(tmp_path, monkeypatch, capsys):
     report = tmp_path / "train.json"
     variants = ["--variants", "sequential", "--parts", "decoder", "--memory", "decoder"]
-    result = run_tool("train", *QUICK, *variants, "--json", report, "--", *SMALLER)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "peak memory" in result.stdout and f"stored in {report}" in result.stdout
+    assert run_tool(monkeypatch, "train", *QUICK, *variants, "--json", report, "--", *SMALLER) == 0
+    output = capsys.readouterr().out
+    assert "peak memory" in output and f"stored in {report}" in output
     memory = json.loads(report.read_text())["memory"]["decoder"]["sequential"]
     assert 0 < memory["state"] < memory["peak"] < 1e9
-    result = run_tool("train", *QUICK, "model.decoder.plam=dense")
-    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: override")
+    assert run_tool(monkeypatch, "train", *QUICK, "model.decoder.plam=dense") == 2
+    assert capsys.readouterr().err.startswith("error: override")
 
 
-def run_tool(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "SQR"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, TOOL, *arguments]
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
+def run_tool(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+    return runpy.run_path(str(TOOL))["main"]()
 
 
 @pytest.mark.parametrize(

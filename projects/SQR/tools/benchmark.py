@@ -2,6 +2,7 @@
 """Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
 
     benchmark.py ops
+    benchmark.py loss
     benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB

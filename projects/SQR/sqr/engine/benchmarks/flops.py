@@ -9,7 +9,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from .subjects import decode
+from .subjects import decode, without_dropout
 
 
 class _Traceable(nn.Module):
@@ -45,7 +45,7 @@ def forward_flops(model: nn.Module, size: tuple[int, int], images: int) -> dict[
     analysis = FlopCountAnalysis(_Traceable(model), batch)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     analysis.set_op_handle(**HANDLES)
-    with torch.no_grad():
+    with torch.no_grad(), without_dropout(model):  # attention with dropout may be a function that fvcore cannot see
         by_module = analysis.by_module()
     return {name: float(by_module[f"model.{name}"]) for name in ("backbone", "encoder", "query_generator", "decoder")}
 

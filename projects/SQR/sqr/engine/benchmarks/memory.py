@@ -9,6 +9,7 @@ asks for a recommendation. ``--measure`` runs the steps too, where they fit, and
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tabulate import tabulate
 
 from ...decoder import RecollectingDecoder
@@ -45,10 +46,17 @@ _CROWDED = 100  # objects: COCO's training images have up to 93
 
 @dataclass(frozen=True)
 class Row:
-    """A plan and its options on a padded batch: bytes of one image and of each further one, and of the batch."""
+    """A plan and its options on a padded batch.
+
+    Attributes:
+        overrides: what to add to a command line for them.
+        first: bytes of a step of one image.
+        per_image: bytes that each further image adds.
+    """
 
     plan: str
     options: dict[str, object]
+    overrides: tuple[str, ...]
     first: Prediction
     per_image: int
 
@@ -59,10 +67,6 @@ class Row:
     def largest_batch(self, budget: float) -> int:
         """The most images whose peak stays within a budget in bytes; 0 where one image is too many."""
         return max(0, 1 + int((budget - self.first.peak) // max(self.per_image, 1)))
-
-    def overrides(self) -> list[str]:
-        """What to add to a command line for this row."""
-        return [f"model.decoder.plan={self.plan}", *(f"+model.decoder.{k}={v}" for k, v in self.options.items())]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,13 +165,15 @@ def own_plan(cfg: DictConfig) -> str | None:
 
 def predict_row(cfg: DictConfig, plan: str, options: Mapping, *, size: tuple[int, int], objects: int) -> Row:
     """Predict one and two images; further ones add as much as the second."""
-    cfg = OmegaConf.create(cfg, flags={"allow_objects": True})
+    new = {key: "" if key in cfg.model.decoder else "+" for key in options}
+    overrides = [f"model.decoder.plan={plan}", *(f"{new[k]}model.decoder.{k}={v}" for k, v in options.items())]
+    cfg = copy.deepcopy(cfg)
     cfg.model.decoder.plan = plan
     for key, value in options.items():
         cfg.model.decoder[key] = value
     with as_user_error(ValueError, prefix="model: "):
         one, two = (predict(cfg, size=size, images=n, objects=objects) for n in (1, 2))
-    return Row(plan, dict(options), one, two.peak - one.peak)
+    return Row(plan, dict(options), tuple(overrides), one, two.peak - one.peak)
 
 
 def measure_row(row: Row, args: argparse.Namespace, *, size: tuple[int, int], images: int) -> int | None:
@@ -177,7 +183,7 @@ def measure_row(row: Row, args: argparse.Namespace, *, size: tuple[int, int], im
     return measure(
         Measurement(
             config_file=args.config_file,
-            overrides=[*args.overrides, *row.overrides()],
+            overrides=[*args.overrides, *row.overrides],
             size=size,
             batch=images,
             objects=args.objects,
@@ -205,7 +211,7 @@ def recommend(rows: list[Row], plan: str | None, *, images: int, budget: float) 
     for row in own:
         if row.peak(images) <= room:
             return (
-                f"{asked}: fits with {' '.join(row.overrides())} "
+                f"{asked}: fits with {' '.join(row.overrides)} "
                 f"({row.peak(images) / _GIGABYTE:.1f} GB predicted, {HEADROOM:.0%} kept free)"
             )
     best = max(own, key=lambda row: row.largest_batch(room))
@@ -213,7 +219,7 @@ def recommend(rows: list[Row], plan: str | None, *, images: int, budget: float) 
     if not most:
         return f"{asked}: does not fit, not even one image; lower data.max_size, or use a smaller backbone"
     return (
-        f"{asked}: does not fit; at most {most} with {' '.join(best.overrides())}. Use more GPUs, or lower "
+        f"{asked}: does not fit; at most {most} with {' '.join(best.overrides)}. Use more GPUs, or lower "
         f"dataloader.train.total_batch_size or data.max_size"
     )
 

@@ -121,7 +121,7 @@ class _AnyNumbers(TorchDispatchMode):
 
 
 class _AnyAssignment:
-    """In the matcher's place: the i-th object of every group gets the i-th query."""
+    """In the matcher's place: the i-th object of every group gets the i-th query, and the costs take their memory."""
 
     def __init__(self, matcher):
         self._matcher = matcher
@@ -130,7 +130,10 @@ class _AnyAssignment:
         return getattr(self._matcher, name)
 
     def __call__(self, problems: Sequence) -> list[Tensor]:
-        return [
-            torch.cat([torch.arange(n) for n in p.targets.counts]).expand(p.prediction.logits.shape[1], -1)
-            for p in problems
-        ]
+        held, found = [], []
+        for problem in problems:
+            _, groups, queries, _ = problem.prediction.logits.shape
+            counts = problem.targets.counts
+            held.append(torch.empty(groups * sum(counts) * queries))
+            found.append(torch.cat([torch.arange(n) for n in counts]).expand(groups, -1))
+        return found
