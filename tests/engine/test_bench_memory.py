@@ -127,7 +127,16 @@ def test_recommendation_when_it_does_not_fit():
 
 def test_options_that_the_decoder_has_are_predicted():
     assert memory.available_options("sequential", 6) == [{}]
-    assert memory.available_options("dense", 6)[0] == {}
+    assert memory.available_options("dense", 6) == list(memory.OPTIONS)
+    cfg = config("quick/adamixer_shapes")
+    rows = [memory.predict_row(cfg, "dense", o, size=SIZE, objects=OBJECTS) for o in memory.OPTIONS]
+    plain, checkpointed, in_passes = (row.peak(4) for row in rows)
+    assert in_passes < checkpointed < plain
+    assert [o.removeprefix("+") for o in rows[2].overrides] == [
+        "model.decoder.plan=dense",
+        "model.decoder.checkpoint_groups=True",
+        "model.decoder.max_groups_per_pass=4",
+    ]
 
 
 def test_sizes_are_those_of_the_files(capsys):
