@@ -42,7 +42,7 @@ def folder(tmp_path):
         (["train.device=cuda"], 2, "this machine has no usable CUDA device; use train.device=cpu"),
         (["train.init_checkpoint=/nowhere/a.pth"], 1, "train.init_checkpoint=/nowhere/a.pth: no such file"),
         (["train.init_checkpoint=/nowhere/a.pth@ema"], 1, "train.init_checkpoint=/nowhere/a.pth@ema: no such file"),
-        (["model.query_generator.num_queries=2"], 1, "2.png has 3 objects, but the model has 2 queries"),
+        (["model.query_generator.num_queries=2"], 1, "image '2.png' has 3 objects, but the model has only 2 queries"),
         (["dataloader.train.total_batch_size=0"], 1, "total_batch_size=0 must be a positive multiple"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Epochs, the learning rate of another batch, and objects that do not fit: settled before the first iteration."""
+"""Epochs and the learning rate of another batch: settled before the first iteration."""
 
 import logging
 
@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from engine_toys import TOY_CONFIG, run_toy
-from sqr.engine import UserError, learning_rate_advice, load_config, settle_max_iter
-from sqr.engine.recipe import check_object_counts
+from sqr.engine import learning_rate_advice, load_config, settle_max_iter
 
 
 def load(*overrides):
@@ -61,12 +60,3 @@ def test_the_advice_is_a_warning_of_the_run(tmp_path):
     lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "Suggested: " in line]
     assert len(lines) == 1 and logging.getLevelName(logging.WARNING) in lines[0]
     assert "The batch is 2 images, the recipe's is 4" in lines[0]
-
-
-def test_more_objects_than_queries():
-    images = [{"file_name": "a.png", "annotations": [{"iscrowd": 0}] * 3}, {"file_name": "b.png"}]
-    check_object_counts(images, 3)
-    check_object_counts(images, None)
-    with pytest.raises(UserError, match=r"image a\.png has 3 objects, but the model has 2 .* to at least 3"):
-        check_object_counts(images, 2)
-    check_object_counts([{"annotations": [{"iscrowd": 1}] * 5}], 2)

@@ -49,8 +49,10 @@ def test_all_losses_reach_json_and_tensorboard_and_the_console_is_one_folded_lin
     assert "loss_class/stage1" not in lines[0] and len(lines[0]) < 220
     assert "copypaste: AP,AP50" in (tmp_path / "log.txt").read_text()
     assert list(tmp_path.glob("events.out.tfevents*"))
+    header = [line.split(":")[0] for line in (tmp_path / "config.yaml").read_text().splitlines()[:3]]
+    assert header == ["# command", "# versions", "# git"]
     environment = (tmp_path / "environment.txt").read_text()
-    assert all(word in environment for word in ("command: ", "sqr: ", "git: ", "PyTorch"))
+    assert all(word in environment for word in ("command: ", "versions: sqr ", "git: ", "PyTorch"))
 
 
 def test_console_folds_by_kind_and_last_stage():

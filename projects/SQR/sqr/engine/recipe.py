@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
 from .config import find_config
-from .errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -49,27 +47,3 @@ def learning_rate_advice(cfg: DictConfig, config_file: str) -> str:
         f"Suggested: optimizer.lr={rates[1] * batches[1] / batches[0]:.3g} (linear scaling), or keep the batch and "
         "feed it in parts with train.accumulation_steps"
     )
-
-
-def check_object_counts(dataset: Sequence[dict], num_queries: int | None) -> None:
-    """Check that no training image has more objects than a group has queries, before the first iteration.
-
-    Args:
-        dataset: dataset dicts; those without ``annotations`` are not counted.
-        num_queries: queries of a group; None skips the check.
-
-    Raises:
-        UserError: an image has more. Each object is matched with a query of its own.
-    """
-    if num_queries is None:
-        return
-    worst, name = 0, ""
-    for sample in dataset:
-        count = sum(not a.get("iscrowd", 0) for a in sample.get("annotations", ()))
-        if count > worst:
-            worst, name = count, sample.get("file_name", "?")
-    if worst > num_queries:
-        raise UserError(
-            f"the training image {name} has {worst} objects, but the model has {num_queries} queries to match them "
-            f"with; raise model.query_generator.num_queries to at least {worst}"
-        )

@@ -22,7 +22,7 @@ from .errors import UserError, as_user_error
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
 from .model_weights import load_model_weights
 from .pictures import ValidationPictures
-from .recipe import check_object_counts, settle_max_iter
+from .recipe import settle_max_iter
 from .saving import run_and_save
 from .train_loader import TrainLoader
 from .train_section import AMP_DTYPES
@@ -70,7 +70,6 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
             "sqr.engine.build_train_loader, which takes the arguments of "
             "Detectron2's build_detection_train_loader"
         )
-    check_object_counts(loader.dataset, cfg.model.get("query_generator", {}).get("num_queries"))
     amp, clip = cfg.train.amp, cfg.train.clip_grad
     return Trainer(
         model,
