@@ -96,7 +96,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None 
 
 
 class _CachedAttention(torch.autograd.Function):
-    """Attention with dropout, a few heads at a time; the backward pass computes the weights again."""
+    """Attention, with dropout or without, a few heads at a time; the backward pass computes the weights again."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
