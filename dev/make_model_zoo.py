@@ -8,9 +8,10 @@
 - ``sources``: where published figures come from, by name: ``text`` and ``url`` (or null).
 - ``groups``: a ``title`` and ``rows`` each; a row is a ``config`` and its ``published`` figures (``ap`` on COCO val2017
   in percent, ``source``, and possibly a ``note``).
-- ``measured``: what was measured with this code: ``config``, ``data``, ``ap``, ``note`` (seed, hardware, commit) and
-  ``command``, all of them needed; and ``checkpoint`` where the weights are published, a URL or a path below the folder
-  of zoo.json. A figure without the command that reproduces it has no place here.
+- ``measured``: what was measured with this code: ``config``, ``data``, ``ap`` and ``ap50`` in percent, ``seed``,
+  ``hardware`` and ``command``, all of them needed; possibly a ``note`` (other runs, "looped"); and ``checkpoint`` where
+  the weights are published, a URL or a path below the folder of zoo.json. A figure without the command that reproduces
+  it has no place here.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ recipes follow those publications. Published weights load as they are, `train.in
 tested against the parameter lists of the official code, not against downloaded files.
 """
 MEASURED = """## Measured with this code
+
+Small models on small data; AP and AP50 in percent on the validation images. Nothing was trained on COCO with this code
+yet. [BENCHMARKS.md](BENCHMARKS.md) has more of each run.
 """
 
 
@@ -47,15 +51,19 @@ def page(zoo: dict) -> str:
         lines += [line for row in group["rows"] for line in _published_lines(row, zoo["sources"])]
         parts.append("\n".join(lines) + "\n")
     parts.append(MEASURED)
-    if zoo["measured"]:
-        lines = ["| config | data | AP | note | command |", "|---|---|---|---|---|"]
-        for row in zoo["measured"]:
-            cells = (_link(row["config"]), row["data"], f"{row['ap']:.1f}", row["note"], f"`{row['command']}`")
-            lines.append(f"| {' | '.join(cells)} |")
-        parts.append("\n".join(lines) + "\n")
-    else:
-        parts.append("No model was trained on COCO with this code yet, so there is no figure to give.\n")
+    parts.append(_measured(zoo["measured"]))
     return "\n".join(parts)
+
+
+def _measured(rows: list[dict]) -> str:
+    if not rows:
+        return "Nothing was trained to completion with this code yet, so there is no figure to give.\n"
+    lines = ["| config | data | AP | AP50 | seed | hardware | note |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        figures = (f"{row['ap']:.1f}", f"{row['ap50']:.1f}", str(row["seed"]), row["hardware"], row.get("note", ""))
+        lines.append(f"| {' | '.join((_link(row['config']), row['data'], *figures))} |")
+    commands = [f"    {row['command']}" for row in rows]
+    return "\n".join([*lines, "", "By these commands, row by row:", "", *commands]) + "\n"
 
 
 def _published_lines(row: dict, sources: dict) -> list[str]:

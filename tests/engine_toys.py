@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 
@@ -151,6 +152,7 @@ def run_toy(output_dir, *overrides: str, config: str = TOY_CONFIG, **flags) -> i
     arguments = ["--config-file", config, *(f"--{k.replace('_', '-')}" for k, v in flags.items() if v)]
     for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process
         logging.getLogger(name).handlers.clear()
+    setup_logger.cache_clear()
     args = default_argument_parser().parse_args([*arguments, f"train.output_dir={output_dir}", *overrides])
     return run_command(train_net.main, args)
 

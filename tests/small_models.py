@@ -9,6 +9,7 @@ from helpers import model_config, shrink
 
 DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
 DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
+HYBRID = "h_deformable_detr"  # the two-stage form with an auxiliary query set
 SPECIAL_FIRST = ["dab_detr", "dab_deformable_detr", "group_detr"]  # the first stage differs from the others
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
@@ -17,6 +18,8 @@ def small_config(detector: str = "deformable_plain", plan: str = "selective", nu
     """A model config of 5 classes, 7 queries and random weights."""
     if detector in DEFORMABLE_FORMS:
         cfg = _deformable(detector.removeprefix("deformable_"))
+    elif detector == HYBRID:
+        cfg = _hybrid()
     elif detector == "adamixer":
         cfg = _adamixer()
     elif detector == "dab_deformable_detr":
@@ -41,6 +44,14 @@ def _deformable(form: str):
                 "dim": "${..encoder.dim}",
             }
         )
+    return cfg
+
+
+def _hybrid():
+    cfg = _deformable("two_stage")
+    cfg.query_generator.num_auxiliary = 15
+    cfg.query_generator.mixed_selection = True
+    cfg.decoder.stages.look_forward_twice = True
     return cfg
 
 

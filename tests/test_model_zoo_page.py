@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from helpers import ROOT
+from sqr.engine import load_config
 
 ZOO = json.loads((ROOT / "projects" / "SQR" / "sqr" / "model_zoo" / "zoo.json").read_text())
 ROWS = {row["config"]: row for group in ZOO["groups"] for row in group["rows"]}
@@ -42,4 +44,14 @@ def test_headers_quote_what_the_zoo_says(name):
 def test_every_figure_says_where_it_is_from():
     for row in ROWS.values():
         assert all(figure["source"] in ZOO["sources"] for figure in row["published"])
-    assert all({"config", "data", "ap", "note", "command"} <= row.keys() for row in ZOO["measured"])
+
+
+MEASURED = {"config": str, "data": str, "ap": float, "ap50": float, "seed": int, "hardware": str, "command": str}
+
+
+def test_every_measured_figure_says_how_to_measure_it_again():
+    for row in ZOO["measured"]:
+        assert {key: type(row[key]) for key in MEASURED} == MEASURED and row.keys() <= {*MEASURED, "note", "checkpoint"}
+        words = shlex.split(row["command"])
+        assert words[words.index("--config-file") + 1] == row["config"]
+        load_config(row["config"], [word for word in words if "=" in word])

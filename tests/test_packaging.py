@@ -42,6 +42,7 @@ def test_installed_wheel_finds_its_configs_and_runs_the_reference(wheel, tmp_pat
         "assert sqr.__file__.startswith(SITE), sqr.__file__\n"
         "assert model_zoo.get_config_file('quick/sqr_deformable_detr_shapes').startswith(SITE)\n"
         "assert model_zoo.get_config('quick/sqr_deformable_detr_shapes').model.decoder.plan == 'selective'\n"
+        "assert not model_zoo.get('quick/sqr_deformable_detr_shapes', trained=True, device='cpu').training\n"
         "v = torch.rand(1, 4, 1, 2); loc = torch.rand(1, 3, 1, 1, 2, 2); w = torch.rand(1, 3, 1, 1, 2)\n"
         "assert ops.ms_deform_attn(v, [(2, 2)], loc, w).shape == (1, 3, 2)\n"
     ).replace("SITE", repr(str(tmp_path / "site")))

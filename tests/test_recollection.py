@@ -153,3 +153,11 @@ def test_the_module_is_pure_python():
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert imported == {"__future__", "collections.abc", "functools", "typing"}
+
+
+def test_several_groups_of_initial_queries_are_a_multiple_of_the_plan():
+    plan = Plan.selective(3)
+    assert plan.initial_groups([1, 2, 3]) == 1 and plan.initial_groups([4, 8, 12]) == 4
+    for wrong in ([1, 2, 4], [4, 8], [0, 0, 0]):
+        with pytest.raises(ValueError, match="are not of the plan"):
+            plan.initial_groups(wrong)

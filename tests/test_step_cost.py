@@ -44,7 +44,9 @@ def encoded(model, sizes):
 def test_projections_and_kept_memory_do_not_depend_on_the_plan(detector):
     model = build(small_config(detector)).train()
     # sizes whose token counts no other dimension has
-    memory, initial = encoded(model, [(160, 224), (128, 224)] if detector != "detr" else [(224, 352), (192, 352)])
+    memory, initial = encoded(
+        model, [(256, 352), (224, 352)] if detector in ("detr", "dab_detr") else [(160, 224), (128, 224)]
+    )
     tokens = memory.tokens.shape[1]
     assert tokens not in {7 * groups for groups in range(1, 33)} and tokens > 48
     found = set()

@@ -44,6 +44,7 @@ model = L(QueryBasedDetector)(
             dropout=0.0,
         ),
         plan="sequential",
+        inference_plan=None,  # the cascade of all stages
         checkpoint_groups=False,  # these three: docs/cost.md
         max_groups_per_pass=None,
         compile_stages=False,

@@ -1,10 +1,9 @@
 """The small Deformable DETR with recollection, fine-tuned on your own data on two CPU cores.
 
-    projects/SQR/train_net.py --config-file quick/finetune_sqr_deformable_detr data.root=DIR \
-        train.init_checkpoint=output/sqr_deformable_detr_shapes/model_final.pth
+    projects/SQR/train_net.py --config-file quick/finetune_sqr_deformable_detr data.root=DIR
 
-The checkpoint can be of any quick Deformable DETR, whatever its classes; from scratch take
-quick/sqr_deformable_detr_folder.
+It starts from the model zoo's checkpoint, trained on the embedded shapes; train.init_checkpoint=FILE starts from that
+of any quick Deformable DETR, whatever its classes. From scratch: quick/sqr_deformable_detr_folder.
 """
 
 from ..common.finetune import finetune, lr_multiplier
@@ -19,3 +18,4 @@ finetune(
 )
 optimizer.params.lr_multipliers.backbone = 1.0
 train.max_iter = 1000
+train.init_checkpoint = "zoo://quick/sqr_deformable_detr_shapes"

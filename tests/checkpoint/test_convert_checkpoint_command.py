@@ -7,7 +7,7 @@ import torch
 from detectron2.config import LazyConfig
 
 from helpers import ROOT, build, random_batch
-from small_models import DETECTORS, SPECIAL_FIRST, lively, small_config
+from small_models import DETECTORS, HYBRID, SPECIAL_FIRST, lively, small_config
 from sqr import engine
 from sqr.checkpoint.command import main
 from sqr.checkpoint.shrink import last_stage_alone, looped_config, trains_the_loop
@@ -60,7 +60,7 @@ def test_convert_for_a_config_fits_the_heads(tmp_path, capsys):
     assert converted["decoder.stages.1.class_embed.bias"].shape == (81,)
 
 
-@pytest.mark.parametrize("detector", ["adamixer", "dab_deformable_detr"])
+@pytest.mark.parametrize("detector", [*DETECTORS, HYBRID])
 def test_shrink_writes_a_model_and_the_config_that_runs_it(tmp_path, capsys, detector):
     whole = lively(build(small_config(detector, "dense_recurrent", num_stages=3))).eval()
     folder = run(tmp_path, whole, "dense_recurrent", detector)

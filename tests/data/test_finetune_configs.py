@@ -47,3 +47,15 @@ def test_a_root_wins_over_the_recipes_data(name, tmp_path):
     cfg.data.num_classes = None
     resolve_num_classes(cfg)
     assert cfg.model.num_classes == 3
+
+
+def test_the_quick_config_starts_from_the_zoos_checkpoint():
+    from detectron2.config import instantiate
+
+    from sqr.engine import load_model_weights
+
+    cfg = recipe("quick/finetune_sqr_deformable_detr")
+    cfg.data.num_classes = 3
+    report = load_model_weights(instantiate(cfg.model), cfg.train.init_checkpoint)
+    assert not report.missing and not report.unexpected
+    assert report.reinitialised and all(".class_embed." in name for name in report.reinitialised)

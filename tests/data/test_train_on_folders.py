@@ -16,7 +16,7 @@ NARROW = [
     "train.device=cpu", "train.max_iter=2", "train.eval_period=0", "train.checkpointer.period=100",
     "dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "dataloader.train.total_batch_size=2",
     "data.min_size_train=[64]", "data.min_size_test=64", "data.max_size=96",
-    "model.encoder.dim=16", "model.encoder.layers.ffn_dim=16", "model.encoder.neck.num_norm_groups=4",
+    "model.encoder.dim=32", "model.encoder.layers.ffn_dim=16",
     "model.decoder.stages.num_stages=2", "model.query_generator.num_queries=12",
 ]  # fmt: skip
 

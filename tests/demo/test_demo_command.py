@@ -42,7 +42,15 @@ def quick(trained, monkeypatch):
 
 def test_images_are_drawn_and_stored(images, tmp_path, capsys):
     code = main(
-        [str(images / "000000.png"), "--output", str(tmp_path), "--json", str(tmp_path / "all.json"), "--stages"]
+        [
+            "--input",
+            str(images / "000000.png"),
+            "--output",
+            str(tmp_path),
+            "--json",
+            str(tmp_path / "all.json"),
+            "--stages",
+        ]
     )
     assert code == 0
     stored = json.loads((tmp_path / "all.json").read_text())
@@ -90,7 +98,17 @@ def test_video_in_video_out(images, tmp_path, quick):
     assert len(back) == 3 and Video(tmp_path / "in.avi").fps == 5
     assert all(np.abs(a.astype(int) - b).mean() < 12 for a, b in zip(frames, back, strict=True))
     assert (
-        main([str(tmp_path / "in.avi"), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")]) == 0
+        main(
+            [
+                "--input",
+                str(tmp_path / "in.avi"),
+                "--output",
+                str(tmp_path / "out"),
+                "--json",
+                str(tmp_path / "all.json"),
+            ]
+        )
+        == 0
     )
     drawn = list(Video(tmp_path / "out" / "in.mp4"))
     assert [f.shape for f in drawn] == [(96, 128, 3)] * 3
@@ -101,7 +119,7 @@ def test_video_in_video_out(images, tmp_path, quick):
 def test_a_broken_video_and_a_missing_camera_are_said(tmp_path, quick, capsys):
     pytest.importorskip("cv2")
     (tmp_path / "a.mp4").write_text("no video")
-    assert main([str(tmp_path / "a.mp4"), "--json", str(tmp_path / "all.json")]) == 1
+    assert main(["--input", str(tmp_path / "a.mp4"), "--json", str(tmp_path / "all.json")]) == 1
     assert f"{tmp_path / 'a.mp4'} cannot be read as video" in capsys.readouterr().err
     assert main(["--webcam", "63", "--json", str(tmp_path / "all.json")]) == 1
     assert "error: camera 63 cannot be read as video" in capsys.readouterr().err
@@ -110,22 +128,34 @@ def test_a_broken_video_and_a_missing_camera_are_said(tmp_path, quick, capsys):
 def test_without_opencv_only_json(images, tmp_path, quick, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
     image = str(images / "000000.png")
-    assert main([image, "--output", str(tmp_path)]) == 1
+    assert main(["--input", image, "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "error: drawing needs OpenCV: pip install 'detectron2-sqr[video]'\n"
-    assert main([image, "--json", str(tmp_path / "all.json")]) == 0
+    assert main(["--input", image, "--json", str(tmp_path / "all.json")]) == 0
 
 
 def test_options_name_the_model(images, tmp_path, quick, capsys):
     image, out = str(images / "000000.png"), ["--json", str(tmp_path / "all.json")]
     main([image, *out])
-    main([image, *out, "--config-file", "quick/detr_shapes", "--weights", "a.pth", "--opts", "data.max_size=99"])
+    main(
+        [
+            "--input",
+            image,
+            *out,
+            "--config-file",
+            "quick/detr_shapes",
+            "--weights",
+            "a.pth",
+            "--opts",
+            "data.max_size=99",
+        ]
+    )
     assert quick[0][:2] == (NAME, "zoo") and quick[1][:2] == ("quick/detr_shapes", "a.pth")
     assert quick[1][2]["overrides"] == ["data.max_size=99"]
     capsys.readouterr()
-    assert main([image, *out, "--run", str(tmp_path / "run")]) == 1
+    assert main(["--input", image, *out, "--run", str(tmp_path / "run")]) == 1
     assert "not the output folder of a training" in capsys.readouterr().err
-    assert main([image, *out, "--run", str(tmp_path), "--config-file", "quick/detr_shapes"]) == 2
-    assert main(out) == 2 and main(["nothing.jpg", *out]) == 1
+    assert main(["--input", image, *out, "--run", str(tmp_path), "--config-file", "quick/detr_shapes"]) == 2
+    assert main(out) == 2 and main(["--input", "nothing.jpg", *out]) == 1
     assert "nothing.jpg: no such file or folder, and no file matches it" in capsys.readouterr().err
 
 
@@ -136,3 +166,5 @@ def test_inputs_of_equal_names_keep_apart(tmp_path):
     found = find_inputs([str(tmp_path / "*" / "x.png"), str(tmp_path / "a" / "x.png")])
     assert [str(target) for _, target in found] == ["x.png", "x_2.png"]
     assert [p.parent.name for p, _ in found] == ["a", "b"]
+    found = find_inputs([str(tmp_path / "b"), str(tmp_path / "a")])  # in the order given
+    assert [p.parent.name for p, _ in found] == ["b", "a"]

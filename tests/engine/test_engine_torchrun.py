@@ -1,5 +1,6 @@
 """Two processes started by torchrun train and evaluate as one process does with both batches."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine_toys import TOY_CONFIG, read_metrics, run_toy
+from engine_toys import read_metrics, run_toy
+from sqr.engine import run_command
 from sqr.engine.distributed import is_launched_process
 from tiny_coco import CONFIG, SMALL, dataset_overrides, write_tiny_coco
 
@@ -56,14 +58,7 @@ def test_two_processes_equal_one(tmp_path):
     assert two[2]["bbox/AP"] == pytest.approx(one[2]["bbox/AP"], abs=0.5)
 
 
-@pytest.mark.slow
-def test_num_gpus_is_torchruns_to_say():
-    done = torchrun(2, TOY_CONFIG, "--num-gpus", "2")
-    assert done.returncode == 1
-    assert "error: torchrun starts the processes; leave out --num-gpus and --num-machines" in done.stderr
-
-
-def test_only_several_processes_are_joined(monkeypatch):
+def test_only_several_processes_are_joined(monkeypatch, capsys):
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("MASTER_ADDR", "x")):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_PORT", "1")
@@ -72,3 +67,6 @@ def test_only_several_processes_are_joined(monkeypatch):
     assert not is_launched_process()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert is_launched_process()
+    args = argparse.Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", opts=[])
+    assert run_command(lambda args: None, args) == 2
+    assert "error: torchrun starts the processes; leave out --num-gpus and --num-machines" in capsys.readouterr().err

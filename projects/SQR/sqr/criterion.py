@@ -129,8 +129,7 @@ class SetCriterion(nn.Module):
     def _step_factors(self, groups: Sequence[int], plan: Plan) -> list[float]:
         """What each step's sum over its groups is multiplied with."""
         weights = [1.0] * plan.num_steps if self.step_weights is None else self.step_weights
-        initial_groups = groups[0] // plan.groups[0]
-        divisors = groups if self.group_reduction == "mean" else [initial_groups] * plan.num_steps
+        divisors = groups if self.group_reduction == "mean" else [plan.initial_groups(groups)] * plan.num_steps
         return [weight / divisor for weight, divisor in zip(weights, divisors, strict=True)]
 
     def _step_losses(self, term: LossTerm, match: Tensor, normaliser: Tensor) -> dict[str, Tensor]:

@@ -232,6 +232,17 @@ class Plan:
             names.append(f"stage{step.stage}" + {1: "", 2: "_again"}.get(times, f"_again{times - 1}"))
         return tuple(names)
 
+    def initial_groups(self, step_groups: Sequence[int]) -> int:
+        """How many groups of initial queries there were, from how many groups each step processed.
+
+        Raises:
+            ValueError: the numbers are not the plan's :attr:`groups`, all multiplied by the same number.
+        """
+        factor = step_groups[0] // self.groups[0]
+        if [factor * groups for groups in self.groups] != list(step_groups) or factor < 1:
+            raise ValueError(f"steps of {list(step_groups)} groups are not of the plan {self}, nor a multiple of it")
+        return factor
+
     def last_use(self, output: int) -> int:
         """The last step (from 1) that takes an output, or 0 if none does: it can be freed afterwards."""
         return max((n for n, step in enumerate(self.steps, start=1) if output in step.sources), default=0)

@@ -22,11 +22,11 @@ from sqr.engine import UserError
 # name: the module of sqr.engine.benchmarks, and what it says of itself
 BENCHMARKS = {
     "ops": "the operators against their references and the machine's limits",
+    "loss": "matching and set loss against the textbook's, a set at a time",
     "train": "a training step by plan, and SQR against other ways of running it",
     "memory": "will it fit? predicted peak memory by plan, and a recommendation",
     "infer": "inference against Hugging Face transformers with the same weights",
     "data": "the training loader against the training step",
-    "loss": "matching and set loss against the textbook's, a set at a time",
 }
 
 

@@ -2,7 +2,7 @@
 """Detect on images, folders, patterns, videos or a camera; draw and store the detections.
 
     demo.py photos/ "more/*.jpg" street.mp4 --output output/predictions --json output/predictions.json
-    demo.py photo.jpg --run output/mine --stages
+    demo.py --run output/mine photo.jpg --stages
     demo.py photo.jpg --config-file NAME --weights model.pth --opts data.min_size_test=640
     demo.py --webcam 0 --show
 

@@ -3,6 +3,18 @@
 Dense recollection with recurrence (the plan ``dense_recurrent``) trains the last stage on the initial queries and on
 its own outputs, so after training it can do every stage's work: of a six-stage AdaMixer one stage remains. A model
 trained otherwise can be cut too, but its last stage never saw what the loop feeds it.
+
+What differs between stages, detector by detector, and what becomes of it in a decoder of one stage:
+
+- Deformable DETR, plain, and DETR: nothing but the layers; heads (and DETR's output norm) are shared, and listed in
+  each stage's state, so they stay.
+- Deformable DETR with refinement, two-stage, H-DETR, AdaMixer: heads of its own in every stage; the last stage's stay.
+  The loop starts at points, proposals or full-image boxes and goes on from refined boxes, of which dense recollection
+  trains both (paths ``0-6`` and ``...-6-6``). The encoder's proposal heads belong to the query generator and stay.
+- DAB-DETR, DAB-Deformable-DETR, Conditional and Group DETR: only the first stage adds positions to contents and leaves
+  the sine embedding unscaled. The last stage never did, so the decoder of one stage has no such stage
+  (``special_first=False``); the shared position networks are listed in the last stage's state too.
+- Groups of initial queries and auxiliary sets belong to the query generator and stay; evaluation uses the first group.
 """
 
 from __future__ import annotations

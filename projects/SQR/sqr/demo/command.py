@@ -69,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, draw and store as the options say."""
-    if bool(args.inputs) == (args.webcam is not None):
+    names = [*args.inputs, *args.input]
+    if bool(names) == (args.webcam is not None):
         raise UsageError("give images, folders, patterns or videos, or --webcam")
-    inputs = find_inputs(args.inputs) if args.inputs else []
+    inputs = find_inputs(names)
     if args.stages and (args.webcam is not None or all(is_video(path) for path, _ in inputs)):
         raise UsageError("--stages draws images, not video")
     if args.output is None and args.json is None and not args.show:
@@ -180,7 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="demo.py", description="Detect on images, folders, videos or a camera; draw and store the detections."
     )
-    parser.add_argument("inputs", nargs="*", help='images, videos, folders, patterns ("photos/*.jpg")')
+    parser.add_argument("inputs", nargs="*", metavar="PATH", help='images, videos, folders, patterns ("photos/*.jpg")')
+    parser.add_argument(
+        "--input", nargs="+", default=[], metavar="PATH", help="the same, as Detectron2's demo takes them"
+    )
     parser.add_argument("--webcam", type=int, metavar="NUMBER", help="number of a camera, 0 for the first")
     add_model_options(parser)
     parser.add_argument(

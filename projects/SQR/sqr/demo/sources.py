@@ -49,7 +49,8 @@ def find_inputs(names: Sequence[str]) -> list[tuple[Path, Path]]:
             problem = "no such file or folder, and no file matches it"
         if not matches:
             raise UserError(f"{name}: {problem}")
-        found = {**matches, **found}
+        for file, target in matches.items():
+            found.setdefault(file, target)
     return _without_collisions(found)
 
 

@@ -15,6 +15,8 @@ Official initial anchors stay trainable (the release "freezes" centres of some v
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -36,19 +38,29 @@ class AnchorQueries(nn.Module):
         num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         learned_content: also learn the content (DAB-Deformable-DETR); otherwise it starts at zero (DAB-DETR).
+        num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
 
-    def __init__(self, *, num_queries: int = 300, num_groups: int = 1, dim: int = 256, learned_content: bool = False):
+    def __init__(
+        self,
+        *,
+        num_queries: int = 300,
+        num_groups: int = 1,
+        dim: int = 256,
+        learned_content: bool = False,
+        num_auxiliary: int = 0,
+    ):
         super().__init__()
-        self.dim = dim
-        self.anchors = QueryTable(num_queries=num_queries, dim=4, num_groups=num_groups)  # before the sigmoid
-        self.content = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups) if learned_content else None
+        self.num_queries, self.dim = num_queries, dim
+        make_table = partial(QueryTable, num_queries=num_queries, num_groups=num_groups, num_auxiliary=num_auxiliary)
+        self.anchors = make_table(dim=4)  # before the sigmoid
+        self.content = make_table(dim=dim) if learned_content else None
 
     def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
         anchors = self.anchors().sigmoid()
         content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
         shape = (memory.tokens.shape[0], -1, -1, -1)
-        return InitialQueries(QueryState(content.expand(shape), anchors.expand(shape)))
+        return InitialQueries.split(QueryState(content.expand(shape), anchors.expand(shape)), self.num_queries)
 
 
 class DabDetrStage(ConditionalDecoderLayer):

@@ -22,16 +22,21 @@ class PositionQueries(nn.Module):
         num_queries: ``Q``.
         num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
+        num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
 
-    def __init__(self, *, num_queries: int = 100, num_groups: int = 1, dim: int = 256):
+    def __init__(self, *, num_queries: int = 100, num_groups: int = 1, dim: int = 256, num_auxiliary: int = 0):
         super().__init__()
-        self.query_embed = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups)
+        self.num_queries = num_queries
+        self.query_embed = QueryTable(
+            num_queries=num_queries, dim=dim, num_groups=num_groups, num_auxiliary=num_auxiliary
+        )
 
     def forward(self, memory: DenseMemory) -> InitialQueries:
         position = self.query_embed().expand(memory.tokens.shape[0], -1, -1, -1)
         content = torch.zeros_like(position)
-        return InitialQueries(QueryState(content, position[..., :0], {"position": position}))
+        state = QueryState(content, position[..., :0], {"position": position})
+        return InitialQueries.split(state, self.num_queries)
 
 
 class DetrStage(nn.Module):

@@ -30,11 +30,16 @@ class PointQueries(nn.Module):
         num_queries: ``Q`` of a group.
         num_groups: groups trained side by side, the first one is used in evaluation (11 in the paper).
         dim: ``C``.
+        num_auxiliary: further queries of a group, in training only, that are matched with repeated objects (hybrid
+            matching).
     """
 
-    def __init__(self, *, num_queries: int = 300, num_groups: int = 11, dim: int = 256):
+    def __init__(self, *, num_queries: int = 300, num_groups: int = 11, dim: int = 256, num_auxiliary: int = 0):
         super().__init__()
-        self.query_embed = QueryTable(num_queries=num_queries, dim=dim, num_groups=num_groups)
+        self.num_queries = num_queries
+        self.query_embed = QueryTable(
+            num_queries=num_queries, dim=dim, num_groups=num_groups, num_auxiliary=num_auxiliary
+        )
         self.ref_point_head = MLP(in_dim=dim, hidden_dim=dim, out_dim=2, num_layers=2)
         xavier_uniform_all(self.ref_point_head)
 
@@ -45,7 +50,7 @@ class PointQueries(nn.Module):
         shape = (memory.tokens.shape[0], -1, -1, -1)
         position = position.expand(shape)
         state = QueryState(torch.zeros_like(position), reference.expand(shape), {"position": position})
-        return InitialQueries(state)
+        return InitialQueries.split(state, self.num_queries)
 
 
 class ConditionalDetrStage(ConditionalDecoderLayer):
@@ -80,7 +85,7 @@ class ConditionalDetrStage(ConditionalDecoderLayer):
         self.query_scale = query_scale
 
     def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
-        sine = box_encoding(state.reference[..., :2], dim=state.content.shape[-1] // 2)
+        sine = box_encoding(state.reference[..., :2], dim=state.content.shape[-1] // 2).to(state.content.dtype)
         if self.query_scale is not None:
             sine = sine * self.query_scale(state.content)
         x = self.attend(state.content, state.extras["position"], sine, memory)

@@ -6,7 +6,6 @@ from .config import check_calls, find_config, load_config, name_zoo_checkpoint, 
 from .distributed import create_ddp_model, resolve_device, unwrap
 from .ema import ModelEMA
 from .errors import TrainingInterrupted, UsageError, UserError, as_user_error
-from .evaluate import evaluate
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory
 from .model_weights import load_model_weights
 from .optim import get_param_groups, step_schedule
@@ -16,6 +15,7 @@ from .run import build_model, build_trainer, run_eval_only, train
 from .startup import setup_run
 from .train_loader import TrainLoader, build_train_loader
 from .trainer import Trainer, TrainingStopped
+from .validation import evaluate
 from .writers import ConsoleWriter, default_writers, write_results
 
 __all__ = [

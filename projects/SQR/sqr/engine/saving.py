@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from detectron2.utils import comm
 from torch import nn
@@ -64,7 +67,8 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
     if trainer.mid_step and _has_running_statistics(trainer.model):
         return ""
     try:
-        _save(trainer, checkpointer)
+        with _undisturbed():
+            _save(trainer, checkpointer)
     except (UserError, RuntimeError) as error:
         logger.warning("The iterations since the last checkpoint could not be saved: %s", one_line(error))
         return ""
@@ -73,6 +77,20 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
 
 def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:
     checkpointer.save(f"model_{trainer.completed:07d}", iteration=trainer.completed)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Where SIGTERM is not obeyed: a launcher sends it to all processes as soon as one has failed."""
+    try:
+        old = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except ValueError:  # not the main thread: the embedding program handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 def _has_running_statistics(model: nn.Module) -> bool:

@@ -92,7 +92,8 @@ class Trainer(SimpleTrainer):
         self.completed = -1
         self.mid_step = self.stop_early = False
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._stop_signal: int | None = None
+        self._stop_signal: int | None = None  # that came in here
+        self._stop_agreed: int | None = None  # that all processes know of; the same in each
         self._interruptible = False
 
     # ------------------------------------------------------------------ loop
@@ -117,8 +118,9 @@ class Trainer(SimpleTrainer):
                     self.after_step()
                     if self.stop_early:
                         break
-                    if self._stop_signal is not None and self.iter + 1 < max_iter:
-                        raise TrainingStopped(self._stop_signal)
+                    stop = self._stop_agreed if comm.get_world_size() > 1 else self._stop_signal
+                    if stop is not None and self.iter + 1 < max_iter:
+                        raise TrainingStopped(stop)
                 else:
                     self.iter += 1
             finally:
@@ -199,7 +201,7 @@ class Trainer(SimpleTrainer):
             vector = vector / comm.get_world_size()
             torch.distributed.all_reduce(stop, op=torch.distributed.ReduceOp.MAX)
         own_total, stop_signal, *numbers = torch.cat([own[None], stop[None], vector]).tolist()
-        self._stop_signal = int(stop_signal) or self._stop_signal
+        self._stop_agreed = int(stop_signal) or None
         metrics = dict(zip([*names, "grad_norm"], numbers, strict=True))
         self._check_finite(own_total, metrics, data)
         if comm.is_main_process():

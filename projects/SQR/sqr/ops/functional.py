@@ -156,7 +156,8 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
         # The CPU kernels know no 16-bit numbers.
         operand = value if value.is_cuda else value.to(dtype)
         return compiled(operand, locations, weights).to(value.dtype)
-    with torch.autocast(value.device.type, enabled=False):
+    device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
         return reference(value.to(dtype), locations, weights).to(value.dtype)
 
 

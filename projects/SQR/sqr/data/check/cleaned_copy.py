@@ -165,8 +165,9 @@ def _write_image(
     if target.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
         pixels.save(target, format="JPEG", quality=95, subsampling=0)
     else:
-        target = target.with_suffix(".png")
-        if target.exists() or target.name in names.values():
-            target = target.with_name(f"{names[image.path].replace('.', '_')}.png")
+        name = target.with_suffix(".png").name
+        if name != target.name and (name in names.values() or (folder / name).exists()):
+            name = f"{target.name.replace('.', '_')}.png"
+        target = folder / name
         pixels.save(target, format="PNG")
     return target.name

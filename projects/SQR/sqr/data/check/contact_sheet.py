@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def _choose(inspection: Inspection, count: int) -> list[tuple[str, ImageRecord, 
         for image, fact in inspection.images(name)
         if _drawable(image, fact)
     ]
-    flawed = sorted((c for c in candidates if c[2]), key=lambda c: sum(c[2] == d[2] for d in candidates))
+    common = Counter(tuple(kinds) for _, _, kinds in candidates)
+    flawed = sorted((c for c in candidates if c[2]), key=lambda c: common[tuple(c[2])])
     fine = [c for c in candidates if not c[2]]
     shown = _evenly(flawed, count // 2 if len(fine) >= count - count // 2 else count - len(fine))
     return [*shown, *_evenly(fine, count - len(shown))]

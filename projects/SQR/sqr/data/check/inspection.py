@@ -66,8 +66,10 @@ def inspect_dataset(
             _check_objects(split, image, queries if name not in ("val", "test") else None)
         if not split.images and not split.defects:
             split.note("no_images", split.source, "no images")
-        elif name == "train" and not any(not o.crowd for image in split.images for o in image.objects):
-            split.note("no_boxes", split.source, "no box to train on")
+        elif name == "train" and split.images and not any(not o.crowd for image in split.images for o in image.objects):
+            yolo_split = isinstance(dataset.splits[name], YoloSplit)
+            looked = f"; labels looked for: {yolo.label_file(split.images[0].path)}, ..." if yolo_split else ""
+            split.note("no_boxes", split.source, f"no box to train on{looked}")
         inspection.defects += split.defects
     inspection.defects += [*_class_defects(inspection), *_split_defects(dataset), *_repeated_content(inspection)]
     return inspection

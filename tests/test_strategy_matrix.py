@@ -1,0 +1,95 @@
+"""Every detector under every strategy: a training step, the same state dict, the same evaluation as the plain model."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+from helpers import build, random_batch
+from small_models import DETECTORS, HYBRID, lively, small_config
+from sqr.recollection import Plan
+
+STAGES = 3
+STRATEGIES = {
+    "sequential": "sequential",
+    "sqr": "selective",
+    "dqr": "dense",
+    "sqr_from_stage_2": {"name": "selective", "start": 2},
+    "explicit": [[0], [0, 1], [0, 2]],
+    "dqrr": "dense_recurrent",
+}
+BATCH = ([(64, 96), (96, 64)], [2, 1])
+
+
+def model_of(detector: str, strategy: str):
+    return lively(build(small_config(detector, STRATEGIES[strategy], num_stages=STAGES)))
+
+
+@lru_cache(maxsize=1)
+def plain(detector: str):
+    return model_of(detector, "sequential").eval()
+
+
+def outputs_of(model):
+    return [torch.cat((o.scores, o.boxes), dim=-1) for o in model.eval().forward_stages(random_batch(*BATCH))]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("detector", [*DETECTORS, HYBRID])
+def test_trains_and_evaluates(detector, strategy):
+    model = model_of(detector, strategy)
+    assert_evaluates_as_the_plain_model(model, detector)
+    if detector == HYBRID:
+        assert_trains(model.double(), auxiliary=True, step=1e-6)  # a larger one reorders proposals
+    else:
+        assert_trains(model, auxiliary=False, step=1e-4)
+
+
+def assert_evaluates_as_the_plain_model(model, detector: str) -> None:
+    base, state = plain(detector), model.state_dict()
+    assert list(state) == list(base.state_dict())
+    base.load_state_dict(state)
+    for ours, expected in zip(outputs_of(model), outputs_of(base), strict=True):
+        assert len(ours) == STAGES and torch.equal(ours, expected)
+
+
+def assert_trains(model, *, auxiliary: bool, step: float) -> None:
+    """Each step has its groups and its losses, every parameter its gradient, and a small step lowers the loss."""
+    plan, groups = model.decoder.plan, []
+    model.decoder.register_forward_hook(lambda m, args, steps: groups.append([p.logits.shape[1] for p in steps]))
+    losses = model.train()(random_batch(*BATCH))
+    initial = plan.initial_groups(groups[0])
+    assert groups == [[initial * n for n in plan.groups]] * (1 + auxiliary)
+    names = {key.split("/")[1] for key in losses} - {"proposals"}
+    assert names == {*plan.step_names, *(f"auxiliary_{name}" for name in plan.step_names if auxiliary)}
+    before = sum(losses.values())
+    before.backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    slope = sum(p.grad.square().sum() for p in trained.values())
+    with torch.no_grad():
+        for p in trained.values():
+            p -= step * before / slope * p.grad  # lowers the loss by this share of it, to first order
+        after = sum(model(random_batch(*BATCH)).values())
+    assert torch.isfinite(before) and after < before
+
+
+@pytest.mark.parametrize("detector", [*DETECTORS, HYBRID])
+def test_looped_evaluation_runs_the_last_stage_from_the_initial_queries(detector):
+    """What the dense-recurrent plan trained as the paths 0-3 and ...-3-3."""
+    model = plain(detector)
+    cascade = model.decoder.inference_plan
+    batch = random_batch(*BATCH)
+    with torch.no_grad():
+        memory, initial = model._encode(batch)
+        once, first = model.decoder.stages[-1](initial.state, memory)
+        _, second = model.decoder.stages[-1](once, memory)
+        try:
+            model.decoder.inference_plan = Plan.looped(STAGES, times=2)
+            looped = model.decoder(initial.state, memory)
+        finally:
+            model.decoder.inference_plan = cascade
+    for ours, expected in zip(looped, (first, second), strict=True):
+        assert torch.equal(ours.logits, expected.logits) and torch.equal(ours.boxes, expected.boxes)
