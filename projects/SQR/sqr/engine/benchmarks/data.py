@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from ..errors import UsageError, as_user_error
 from .ops import describe_machine
-from .subjects import Subject, add_overrides_argument, load_subject_config, set_threads
+from .subjects import Subject, add_overrides_argument, load_subject_config, with_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides_argument(parser)
 
 
+@with_threads
 def run(args: argparse.Namespace) -> dict:
     """Load and train with each number of workers."""
     if args.batches < 1 or min(args.workers) < 0:
         raise UsageError("--batches must be at least 1 and --workers at least 0")
-    set_threads(args)
     cfg = load_subject_config(args)
     from ...data import resolve_num_classes
 

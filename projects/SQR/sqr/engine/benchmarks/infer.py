@@ -21,7 +21,7 @@ from ... import checkpoint
 from ..errors import UsageError, UserError, as_user_error
 from .ops import describe_machine
 from .other_models import counterpart, run_counterpart
-from .subjects import add_overrides_argument, fill_zero_matrices, load_subject_config, random_batch, set_threads
+from .subjects import add_overrides_argument, fill_zero_matrices, load_subject_config, random_batch, with_threads
 from .timing import interleaved, least_disturbed
 
 TOLERANCE = 1e-3
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides_argument(parser)
 
 
+@with_threads
 @torch.inference_mode()
 def run(args: argparse.Namespace) -> dict:
     """Compare, time every size and batch, print a table."""
     sizes = [parse_size(text) for text in args.sizes]
-    set_threads(args)
     cfg = load_subject_config(args)
     ours, theirs = build_pair(cfg, seed=args.seed)
     report = {"machine": describe_machine(args.device), "config_file": args.config_file, "threads": args.threads}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -238,12 +239,22 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def set_threads(args: argparse.Namespace) -> None:
-    """Use ``args.threads`` threads from here on.
+def with_threads(run: Callable[[argparse.Namespace], dict]) -> Callable[[argparse.Namespace], dict]:
+    """Let a benchmark run with ``args.threads`` threads, and put their number back afterwards.
 
     Raises:
         UsageError: fewer than one.
     """
-    if args.threads < 1:
-        raise UsageError(f"--threads {args.threads}: at least 1")
-    torch.set_num_threads(args.threads)
+
+    @functools.wraps(run)
+    def with_threads_set(args: argparse.Namespace) -> dict:
+        if args.threads < 1:
+            raise UsageError(f"--threads {args.threads}: at least 1")
+        before = torch.get_num_threads()
+        torch.set_num_threads(args.threads)
+        try:
+            return run(args)
+        finally:
+            torch.set_num_threads(before)
+
+    return with_threads_set
