@@ -111,6 +111,7 @@ COCO = {
     "duplicate_box": edit(lambda c: c["annotations"].append({**first(c), "id": 50})),
     "crowd": edit(lambda c: first(c).update(iscrowd=1)),
     "invalid_segmentation": edit(lambda c: first(c).update(segmentation=[[1, 2, 3, 4]])),
+    "incomplete_annotation": edit(lambda c: first(c).pop("area")),
     "repeated_image": edit(repeat_image),
     "same_content": lambda root: shutil.copy(root / "train/a.png", root / "val/e.png"),
     "unused_category": add_class_everywhere,

@@ -113,6 +113,40 @@ def test_annotations_win_over_the_root_and_the_root_over_a_name(tmp_path):
     assert len(get_detection_dataset(root=str(root), split="train", name="coco_2017_train")) == 3
 
 
+def test_annotations_without_area_and_iscrowd_can_be_evaluated(tmp_path):
+    import torch
+    from detectron2.evaluation import COCOEvaluator
+    from detectron2.structures import Boxes, Instances
+
+    from sqr.data import fast_coco_eval_is_built
+
+    root = build.write_coco(tmp_path / "set")
+    content = build.read_split_file(root, "val")
+    for annotation in content["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    build.write_split(root, "val", content)
+    before = (root / "annotations/instances_val.json").read_bytes()
+    name = detection_dataset_name(root=str(root), split="val")
+    evaluator = COCOEvaluator(name, tasks=("bbox",), output_dir=None, use_fast_impl=fast_coco_eval_is_built())
+    evaluator.reset()
+    for item in get_detection_dataset(root=str(root), split="val"):
+        instances = Instances((item["height"], item["width"]))
+        boxes = torch.tensor([a["bbox"] for a in item["annotations"]])
+        instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in item["annotations"]])
+        instances.scores = torch.ones(len(boxes))
+        evaluator.process([item], [{"instances": instances}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert (root / "annotations/instances_val.json").read_bytes() == before
+
+
+def test_labels_and_descriptions_with_a_byte_order_mark(tmp_path):
+    root = build.write_yolo(tmp_path / "set")
+    for path in (root / "data.yaml", root / "labels/train/a.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(loaded(root, "train")["a.png"][1]) == 2
+
+
 def test_another_split_can_be_evaluated(tmp_path):
     cfg = config(build.write_roboflow(tmp_path / "set"))
     cfg.data.val.split = "test"

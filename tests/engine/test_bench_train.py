@@ -36,7 +36,7 @@ def test_all_executions_give_the_same_losses_and_gradients(detector):
         model.double()  # with random weights it multiplies rounding errors by about ten a stage
     batch = random_batch([(64, 96), (96, 64)], [2, 3])
     results = {}
-    for execution in ("folded", "loop", "repeat"):
+    for execution in executions.EXECUTIONS:
         model.zero_grad()
         with running(model, "dense", execution):
             losses = model(batch)
@@ -44,7 +44,7 @@ def test_all_executions_give_the_same_losses_and_gradients(detector):
         norms = {n: p.grad.norm() for n, p in model.named_parameters() if p.grad is not None}
         results[execution] = {name: value.detach() for name, value in losses.items()}, norms
     largest = max(results["folded"][1].values())
-    for execution in ("loop", "repeat"):
+    for execution in results:
         torch.testing.assert_close(results[execution][0], results["folded"][0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(results[execution][1], results["folded"][1], rtol=1e-3, atol=float(1e-6 * largest))
 
@@ -55,6 +55,9 @@ def test_a_plan_and_an_execution_hold_inside_their_context_alone():
     with running(model, "dense", "repeat"):
         assert model.decoder is not decoder and model.decoder.active_plan.groups == (1, 2, 4)
     assert model.decoder is decoder and decoder.plan.groups == (1, 2, 3)
+    with running(model, "dense", "checkpoint-4"):
+        assert decoder.checkpoint_groups and decoder.max_groups_per_pass == 4
+    assert not decoder.checkpoint_groups and decoder.max_groups_per_pass is None
 
 
 def test_report_and_tables(capsys):

@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from .cache import cached_json
+
 
 @dataclass(frozen=True)
 class CocoSummary:
@@ -28,6 +30,7 @@ class CocoSummary:
         image_names: ``file_name`` of each image.
         most_objects: the highest number of boxes to train on in one image.
         fullest_image: ``file_name`` of that image.
+        complete: every annotation has the ``area`` and the ``iscrowd`` that COCO's evaluation needs.
     """
 
     path: str
@@ -37,6 +40,7 @@ class CocoSummary:
     image_names: tuple[str, ...]
     most_objects: int
     fullest_image: str
+    complete: bool
 
 
 def read_coco_summary(path: str) -> CocoSummary:
@@ -88,6 +92,7 @@ def _read_coco_summary(path: str, mtime_ns: int, size: int) -> CocoSummary:
         image_names=tuple(i["file_name"] for i in images),
         most_objects=most,
         fullest_image=next(i["file_name"] for i in images if i["id"] == fullest),
+        complete="annotations" in content and all(map(is_complete, annotations)),
     )
 
 
@@ -126,6 +131,25 @@ def _check_annotations(path: str, annotations: list[dict], category_ids: set, im
                 f"annotation file {path!r}: annotation {annotation['id']} has 'ignore', which Detectron2 does not "
                 "support; use iscrowd=1 for a region that should count neither way"
             )
+
+
+def is_complete(annotation: dict) -> bool:
+    """Whether an annotation has what COCO's evaluation reads of it besides the box."""
+    return isinstance(annotation.get("area"), (int, float)) and annotation.get("iscrowd") in (0, 1)
+
+
+def completed_annotations(path: str) -> str:
+    """A copy of an annotation file, in the cache, with ``area`` and ``iscrowd`` where they are missing.
+
+    The area of an object is then that of its box, and it is no crowd.
+    """
+    with open(path) as file:
+        content = json.load(file)
+    content["annotations"] = [
+        a if is_complete(a) else {**a, "area": a["bbox"][2] * a["bbox"][3], "iscrowd": int(bool(a.get("iscrowd", 0)))}
+        for a in content.get("annotations", ())
+    ]
+    return cached_json(content, f"{os.path.splitext(os.path.basename(path))[0]}_completed")
 
 
 def is_box(value: Any) -> bool:

@@ -19,7 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig, OmegaConf
 
-from .coco_files import check_images, read_coco_summary
+from .coco_files import check_images, completed_annotations, read_coco_summary
 from .roots import files_of_split
 from .shapes import ensure_registered_shapes
 
@@ -236,7 +236,8 @@ def _register_files(annotations: str, images: str | None) -> _Split:
         DatasetCatalog.remove(name)  # the file has changed since
         MetadataCatalog.remove(name)
     if name not in DatasetCatalog:
-        register_coco_instances(name, metadata, annotations, images)
+        file = annotations if summary.complete else completed_annotations(annotations)
+        register_coco_instances(name, metadata, file, images)
     source = f"annotation file {annotations!r}"
     return _Split(name, classes, source, summary.most_objects, summary.fullest_image)
 

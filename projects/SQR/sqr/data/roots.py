@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
 
-from iopath.common.file_io import get_cache_dir
-
+from .cache import cached_json
 from .coco_files import read_coco_summary
 from .layouts import CocoSplit, find_dataset
 from .yolo import coco_content
@@ -36,22 +32,4 @@ def files_of_split(root: str, split: str, *, key: str = "") -> tuple[str, str]:
         return found.annotations, found.image_folder(first)
     description = found.description
     content = coco_content(description, found.split)
-    return _cached(content, f"{os.path.basename(description.root)}_{found.split}"), description.root
-
-
-def _cached(content: dict, name: str) -> str:
-    """Write ``content`` once under its digest; of several processes that do so at a time, any may win."""
-    text = json.dumps(content)
-    folder = os.path.join(get_cache_dir(), "sqr")
-    path = os.path.join(folder, f"{name}_{hashlib.sha1(text.encode()).hexdigest()[:12]}.json")
-    if not os.path.isfile(path):
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", suffix=".tmp", delete=False) as file:
-            try:
-                file.write(text)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    return path
+    return cached_json(content, f"{os.path.basename(description.root)}_{found.split}"), description.root

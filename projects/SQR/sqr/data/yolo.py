@@ -70,7 +70,7 @@ def find_description(root: str) -> str | None:
     names.sort(key=lambda n: (n.rpartition(".")[0] != "data", n.rpartition(".")[0] != "dataset"))
     for path in (os.path.join(root, name) for name in names):
         try:
-            with open(path) as file:
+            with open(path, encoding="utf-8-sig") as file:
                 content = yaml.safe_load(file)
         except (yaml.YAMLError, OSError, UnicodeDecodeError):
             content = {"names": None} if os.path.basename(path).startswith("data") else None  # its reader says why
@@ -86,7 +86,7 @@ def read_description(path: str) -> YoloDescription:
         ValueError: no valid YAML, or class names that are no list and no numbered dict, or do not agree with ``nc``.
         FileNotFoundError: the images of a split it names are nowhere to be found.
     """
-    with open(path) as file:
+    with open(path, encoding="utf-8-sig") as file:
         try:
             content = yaml.safe_load(file)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -160,7 +160,7 @@ def list_images(sources: Iterable[str]) -> list[str]:
             for folder, _, names in os.walk(source):
                 found |= {os.path.join(folder, n) for n in names if n.lower().endswith(IMAGE_SUFFIXES)}
         else:
-            with open(source) as file:
+            with open(source, encoding="utf-8-sig") as file:
                 lines = [line.strip() for line in file]
             found |= {os.path.normpath(os.path.join(os.path.dirname(source), line)) for line in lines if line}
     return sorted(found)
@@ -183,7 +183,7 @@ def read_labels(path: str, num_classes: int) -> tuple[list[LabelRow], list[Label
         Rows as they stand, also those outside the image, and rows that are no object at all.
     """
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
         return [], []

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..engine.errors import UserError, one_line
 from ..meta_arch import QueryBasedDetector
@@ -97,16 +98,17 @@ def export_onnx(
     program = export_program(
         model, outputs=outputs, reference=True, dynamic=dynamic, batch=batch, height=height, width=width
     )
-    written = torch.onnx.export(
-        program,
-        (),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=INPUTS,
-        output_names=OUTPUTS[outputs],
-        dynamic_shapes=AXES if dynamic else None,
-        verbose=False,
-    )
+    with _plain_attention():
+        written = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=INPUTS,
+            output_names=OUTPUTS[outputs],
+            dynamic_shapes=AXES if dynamic else None,
+            verbose=False,
+        )
     for key, value in {"outputs": outputs, **(metadata or {})}.items():
         written.model.metadata_props[key] = json.dumps(value)
     written.save(os.fspath(path))
@@ -127,10 +129,15 @@ def check_packages(*names: str) -> None:
 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
-    """``nn.MultiheadAttention`` as ordinary operators instead of its fused kernel of evaluation mode."""
+    """Attention without fused kernels.
+
+    Their results lie in memory in ways that a later decomposition to ordinary operators does not reproduce, and views
+    of them then fail.
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

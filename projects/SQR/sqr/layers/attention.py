@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dropout import draws_on_host, keep_mask
+from .dropout import keep_mask, runs_eagerly_on_host
 
 _SCORES_AT_ONCE = 1 << 18  # 1 MiB of float32: stays in a core's cache
 
@@ -74,10 +74,11 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """``scaled_dot_product_attention``, and where PyTorch has no fused kernel for dropout, on a CPU, one of our own.
+    """``scaled_dot_product_attention``, and on a CPU, where PyTorch has no fused kernel for the case, one of our own.
 
-    There PyTorch would hold the whole attention matrix three times for the backward pass and draw its dropout mask an
-    element at a time; :class:`_DropoutAttention` keeps one byte an element and works in the cache.
+    These cases are dropout, and values narrower than keys (DAB-DETR). There PyTorch would hold the whole attention
+    matrix, thrice with dropout, for the backward pass, and draw its dropout mask an element at a time;
+    :class:`_CachedAttention` keeps one byte a dropped weight, nothing without dropout, and works in the cache.
 
     Args:
         query: ``(B, H, Q, D)``.
@@ -88,13 +89,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None 
     Returns:
         ``(B, H, Q, E)``.
     """
-    if draws_on_host(query, dropout) and (mask is None or not mask.requires_grad):
-        return _DropoutAttention.apply(query, key, value, mask, dropout)
+    no_kernel = dropout > 0 or key.shape[-1] != value.shape[-1]
+    if no_kernel and runs_eagerly_on_host(query) and dropout < 1 and (mask is None or not mask.requires_grad):
+        return _CachedAttention.apply(query, key, value, mask, dropout)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-class _DropoutAttention(torch.autograd.Function):
-    """Attention with dropout, a few heads at a time; the backward pass computes the weights again."""
+class _CachedAttention(torch.autograd.Function):
+    """Attention, with dropout or without, a few heads at a time; the backward pass computes the weights again."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -102,13 +104,15 @@ class _DropoutAttention(torch.autograd.Function):
         n = key.shape[2]
         query = (query * query.shape[-1] ** -0.5).contiguous()
         key, value = key.contiguous(), value.contiguous()
-        keep = torch.empty((b, h, q, n), dtype=torch.bool)
+        keep, ctx.scale = (torch.empty((b, h, q, n), dtype=torch.bool) if dropout else None), 1.0
         out = value.new_empty(b, h, q, value.shape[-1])
         with torch.autocast("cpu", enabled=False):
             for part in _parts(b, h, q * n):
-                weights = _weights(query[part], key[part], mask, part, keep.shape)
-                keep[part], ctx.scale = keep_mask(weights.shape, dropout)
-                torch.matmul(torch.where(keep[part], weights, 0.0), value[part], out=out[part])
+                weights = _weights(query[part], key[part], mask, part, (b, h, q, n))
+                if keep is not None:
+                    keep[part], ctx.scale = keep_mask(weights.shape, dropout)
+                    weights = torch.where(keep[part], weights, 0.0)
+                torch.matmul(weights, value[part], out=out[part])
         ctx.save_for_backward(query, key, value, mask, keep)
         return out.mul_(ctx.scale)
 
@@ -116,16 +120,17 @@ class _DropoutAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         query, key, value, mask, keep = ctx.saved_tensors
-        b, h, q, n = keep.shape
+        b, h, q, _ = query.shape
+        n = key.shape[2]
         grad = grad * ctx.scale
         grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
         for part in _parts(b, h, q * n):
-            weights = _weights(query[part], key[part], mask, part, keep.shape)
-            kept = torch.where(keep[part], weights, 0.0)
+            weights = _weights(query[part], key[part], mask, part, (b, h, q, n))
+            kept = weights if keep is None else torch.where(keep[part], weights, 0.0)
             torch.matmul(kept.transpose(-1, -2), grad[part], out=grad_value[part])
             # softmax's backward pass: w * (dw - sum(dw * w)), and dropped weights have no gradient
             grad_weights = torch.matmul(grad[part], value[part].transpose(-1, -2))
-            grad_kept = kept.mul_(grad_weights)
+            grad_kept = grad_weights.mul_(kept)
             scores = grad_kept.sub_(weights.mul_(grad_kept.sum(-1, keepdim=True)))
             torch.matmul(scores, key[part], out=grad_query[part])
             torch.matmul(scores.transpose(-1, -2), query[part], out=grad_key[part])

@@ -20,15 +20,15 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not draws_on_host(x, self.p):
+        if not self.training or not 0 < self.p < 1 or not runs_eagerly_on_host(x):
             return super().forward(x)
         keep, scale = keep_mask(x.shape, self.p)
         return torch.where(keep, x, 0.0).mul_(scale)
 
 
-def draws_on_host(x: Tensor, p: float) -> bool:
-    """Whether masks for ``x`` are drawn by :func:`keep_mask` rather than inside PyTorch's fused kernels."""
-    return 0 < p < 1 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+def runs_eagerly_on_host(x: Tensor) -> bool:
+    """Whether ``x`` is on a CPU and nobody traces, compiles or exports."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def keep_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:

@@ -61,7 +61,7 @@ def ms_deform_attn(
             f"attention_weights must be {tuple(shape[:-1])}, as sampling_locations without its last axis, "
             f"but is {tuple(attention_weights.shape)}"
         )
-    flat = [size for level in spatial_shapes for size in level]
+    flat = _host_sizes(spatial_shapes)
     return _run(
         value,
         lambda v, x, w: torch.ops.sqr.ms_deform_attn(v, flat, x, w),
@@ -127,7 +127,7 @@ def adaptive_sample(
             f"level_weights must be {(*shape[:-1], levels)} for points {tuple(shape)} and {levels} levels, "
             f"but is {tuple(level_weights.shape)}"
         )
-    flat = [size for level in spatial_shapes for size in level]
+    flat = _host_sizes(spatial_shapes)
     steps = [float(s) for s in strides]
     return _run(
         value,
@@ -175,6 +175,11 @@ def _takes_compiled(value: Tensor) -> bool:
         _told.add(reason)
         logger.warning("sqr.ops runs the slower PyTorch reference, not the compiled operators: %s", reason)
     return False
+
+
+def _host_sizes(spatial_shapes: Sequence[tuple[int, int]]) -> list[int]:
+    """The sizes in a row. ``torch.jit.trace`` makes tensors of them, which an operator does not take for numbers."""
+    return [int(size) if isinstance(size, Tensor) else size for level in spatial_shapes for size in level]
 
 
 def _check_value(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:

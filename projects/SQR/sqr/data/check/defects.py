@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "duplicate_box": (WARNING, "the same box and class twice in an image"),
     "crowd": (WARNING, "crowd region (training leaves it out, evaluation ignores detections on it)"),
     "invalid_segmentation": (WARNING, "object whose polygons have too few points (Detectron2 leaves it out)"),
+    "incomplete_annotation": (WARNING, "annotation without area or iscrowd (the box's area and 0 are taken)"),
     "label_without_image": (WARNING, "label file without an image"),
     "repeated_image": (WARNING, "image file listed more than once"),
     "same_content": (WARNING, "image with the same content as another"),

@@ -10,7 +10,7 @@ from typing import Any
 from sqr.engine.errors import one_line
 
 from .. import yolo
-from ..coco_files import is_box
+from ..coco_files import is_box, is_complete
 from ..layouts import CocoSplit, YoloSplit
 from .defects import Defect
 
@@ -180,6 +180,8 @@ class _CocoReader:
         polygons = annotation.get("segmentation")
         if isinstance(polygons, list) and polygons and not any(map(_is_polygon, polygons)):
             self.record.note("invalid_segmentation", file, label)
+        if not is_complete(annotation):
+            self.record.note("incomplete_annotation", file, label)
         crowd = bool(annotation.get("iscrowd", 0) or annotation.get("ignore", 0))
         return ObjectRecord(category, [float(v) for v in annotation["bbox"]], crowd)
 

@@ -1,7 +1,8 @@
 """Ways to run a recollecting decoder: this package's, and two others to compare with.
 
-``folded`` is :class:`sqr.decoder.RecollectingDecoder`: groups are more queries of the same image. The other two are
-baselines that give the same predictions in the same order, and are here alone.
+``folded`` is :class:`sqr.decoder.RecollectingDecoder`: groups are more queries of the same image. ``checkpoint`` and
+``checkpoint-4`` are the same with the options that bound its memory. ``loop`` and ``repeat`` are baselines that give
+the same predictions in the same order, and are here alone.
 """
 
 from __future__ import annotations
@@ -72,22 +73,32 @@ class RepeatingDecoder(_Baseline):
         return predictions
 
 
-EXECUTIONS = {"folded": None, "loop": LoopingDecoder, "repeat": RepeatingDecoder}
+# name: another decoder, or options of this package's
+EXECUTIONS = {
+    "folded": {},
+    "loop": LoopingDecoder,
+    "repeat": RepeatingDecoder,
+    "checkpoint": {"checkpoint_groups": True},
+    "checkpoint-4": {"checkpoint_groups": True, "max_groups_per_pass": 4},
+}
 
 
 @contextlib.contextmanager
 def running(model: nn.Module, plan: str, execution: str = "folded") -> Iterator[None]:
     """Inside this context the model trains by a plan (:meth:`Plan.from_spec`) and an execution (``EXECUTIONS``)."""
-    decoder = model.decoder
-    before = decoder.plan
-    decoder.plan = Plan.from_spec(plan, len(decoder.stages))
-    if EXECUTIONS[execution] is not None:
-        model.decoder = EXECUTIONS[execution](decoder).train(decoder.training)
+    decoder, how = model.decoder, EXECUTIONS[execution]
+    settings = {"plan": Plan.from_spec(plan, len(decoder.stages)), **(how if isinstance(how, dict) else {})}
+    before = {name: getattr(decoder, name) for name in settings}
     try:
+        for name, value in settings.items():
+            setattr(decoder, name, value)
+        if not isinstance(how, dict):
+            model.decoder = how(decoder).train(decoder.training)
         yield
     finally:
         model.decoder = decoder
-        decoder.plan = before
+        for name, value in before.items():
+            setattr(decoder, name, value)
 
 
 def _as_images(state: QueryState) -> QueryState:

@@ -32,6 +32,8 @@ def counterpart(cfg: DictConfig) -> nn.Module:
                         "pip install transformers") from None  # fmt: skip
     model = cfg.model
     stages = _name(model.decoder.stages.get("_target_"))
+    if stages not in ("deformable_stages", "detr_stages"):
+        raise UserError(f"transformers is compared with DETR and Deformable DETR; this config's decoder has {stages}")
     shared = {
         "num_queries": model.query_generator.num_queries,
         "num_labels": model.num_classes,
@@ -57,10 +59,8 @@ def counterpart(cfg: DictConfig) -> nn.Module:
             two_stage_num_proposals=model.query_generator.num_queries,
         )
         return transformers.DeformableDetrForObjectDetection(config).eval()
-    if stages == "detr_stages":
-        config = transformers.DetrConfig(**shared, backbone_config=_resnet(transformers, model, ["stage4"]))
-        return transformers.DetrForObjectDetection(config).eval()
-    raise UserError(f"transformers is compared with DETR and Deformable DETR; this config's decoder is of {stages}")
+    config = transformers.DetrConfig(**shared, backbone_config=_resnet(transformers, model, ["stage4"]))
+    return transformers.DetrForObjectDetection(config).eval()
 
 
 def run_counterpart(model: nn.Module, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:

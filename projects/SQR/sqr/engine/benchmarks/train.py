@@ -1,9 +1,10 @@
 """A training step by plan and by execution: ``benchmark.py train``.
 
 The parts of a step, seconds each: forward, loss (matching included), backward, optimizer. Plans are run by this package
-("folded": groups are more queries of the same image); the SQR plan also by a loop over groups ("loop") and by repeating
-the memory along the batch axis as the released implementations do ("repeat"). All give the same losses, which is
-checked first. Weights, images and objects are random.
+("folded": groups are more queries of the same image). The SQR plan is also run by a loop over groups ("loop"), by
+repeating the memory along the batch axis as the released implementations do ("repeat"), and with the options that bound
+its memory ("checkpoint": ``checkpoint_groups``; "checkpoint-4": ``max_groups_per_pass=4`` too). All give the same
+losses, which is checked first. Weights, images and objects are random.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ PLANS = ("sequential", "selective", "dense")
 VARIANTS = {plan: (plan, "folded") for plan in PLANS} | {
     f"selective-{execution}": ("selective", execution) for execution in EXECUTIONS if execution != "folded"
 }
+_DEFAULT = (*PLANS, "selective-loop", "selective-repeat")
 TOLERANCE = 1e-3  # relative, of each loss: float32 sums in another order, through six stages
 _STEP_PARTS = ("forward", "loss", "backward", "optimizer", TOTAL)
 _GIGABYTE = 1e9
@@ -42,7 +44,14 @@ _GIGABYTE = 1e9
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject_arguments(parser)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        help=f"of {', '.join(VARIANTS)}",
+        default=list(_DEFAULT),
+        metavar="VARIANT",
+    )
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what to time")
     parser.add_argument("--memory", nargs="*", choices=PARTS, default=["step"], help="whose peak memory to measure")
     parser.add_argument("--repeats", type=int, default=5)

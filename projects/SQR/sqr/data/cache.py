@@ -1,0 +1,36 @@
+"""Annotation files that this package writes: converted and completed ones, never into the user's folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+
+from iopath.common.file_io import get_cache_dir
+
+
+def cached_json(content: dict, name: str) -> str:
+    """Write ``content`` once under its digest; of several processes that do so at a time, any may win.
+
+    Args:
+        content: what JSON can hold.
+        name: the beginning of the file's name.
+
+    Returns:
+        The path, in ``sqr/`` of iopath's cache folder (``$FVCORE_CACHE``, by default ``~/.torch/iopath_cache``).
+    """
+    text = json.dumps(content)
+    folder = os.path.join(get_cache_dir(), "sqr")
+    path = os.path.join(folder, f"{name}_{hashlib.sha1(text.encode()).hexdigest()[:12]}.json")
+    if not os.path.isfile(path):
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", suffix=".tmp", delete=False) as file:
+            try:
+                file.write(text)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    return path
