@@ -1,7 +1,7 @@
 """A small AdaMixer on the embedded shapes dataset: minutes on two CPU cores.
 
     projects/SQR/train_net.py --config-file quick/adamixer_shapes \
-        train.init_checkpoint=output/sqr_deformable_detr_shapes/model_final.pth 'train.init_modules=[backbone]'
+        train.init_checkpoint=zoo://quick/sqr_deformable_detr_shapes 'train.init_modules=[backbone]'
 
 The second line starts from a backbone that knows the data, as the published models do; without it, it learns from
 scratch, much more slowly.
