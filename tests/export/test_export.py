@@ -9,7 +9,7 @@ import torch
 
 from export_models import EXPORTED, export_model
 from helpers import random_batch
-from sqr.engine.errors import UserError
+from sqr.errors import UserError
 from sqr.export import AXES, OPSET, DeployedDetector, example_inputs, export_onnx, export_program, onnx_runner
 from sqr.ops.functional import library
 

@@ -5,7 +5,7 @@ import sys
 
 from compilers import ROOT, run
 
-from sqr.engine.benchmarks.timing import interleaved
+from sqr.benchmarks.timing import interleaved
 
 
 def test_runs_and_stores_json(tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqr.engine import UserError
 
-# name: the module of sqr.engine.benchmarks, and what it says of itself
+# name: the module of sqr.benchmarks, and what it says of itself
 BENCHMARKS = {
     "ops": "the operators against their references and the machine's limits",
     "loss": "matching and set loss against the textbook's, a set at a time",
@@ -35,7 +35,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="benchmark", required=True)
     modules = {}
     for name, text in BENCHMARKS.items():
-        modules[name] = importlib.import_module(f"sqr.engine.benchmarks.{name}")
+        modules[name] = importlib.import_module(f"sqr.benchmarks.{name}")
         command = commands.add_parser(name, help=text, description=modules[name].__doc__)
         command.add_argument("--json", type=Path, help="store the results here")
         modules[name].add_arguments(command)

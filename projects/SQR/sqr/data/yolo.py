@@ -15,7 +15,7 @@ from functools import lru_cache
 import yaml
 from PIL import Image
 
-from sqr.engine.errors import one_line
+from sqr.errors import one_line
 
 from .images import UnreadableImageError, upright_size, why_unreadable
 

@@ -16,8 +16,8 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from ..data import read_image
-from ..engine.errors import UsageError, UserError, one_line
 from ..engine.model_choice import add_model_options, chosen_model
+from ..errors import UsageError, UserError, one_line
 from ..predictor import Predictor
 from .drawing import class_metadata, draw_detections, draw_stages
 from .sources import Video, VideoFile, find_inputs, is_video, opencv

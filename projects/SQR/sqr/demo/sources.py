@@ -9,7 +9,7 @@ from types import ModuleType, TracebackType
 
 import numpy as np
 
-from ..engine.errors import UserError
+from ..errors import UserError
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}

@@ -1,11 +1,11 @@
 """Training engine: strict configs, a training loop that resumes exactly, weights of any origin."""
 
+from ..errors import TrainingInterrupted, UsageError, UserError, as_user_error
 from .checkpointer import Checkpointer
 from .command_line import run_command
 from .config import check_calls, find_config, load_config, name_zoo_checkpoint, save_config
 from .distributed import create_ddp_model, resolve_device, unwrap
 from .ema import ModelEMA
-from .errors import TrainingInterrupted, UsageError, UserError, as_user_error
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory
 from .model_weights import load_model_weights
 from .optim import get_param_groups, step_schedule

@@ -17,8 +17,8 @@ import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from ..errors import UserError, as_user_error, one_line
 from .checkpointer import write_atomically
-from .errors import UserError, as_user_error, one_line
 
 SAFETENSORS = ".safetensors"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 
 
 class CheckpointError(UserError):

@@ -17,8 +17,8 @@ import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from ..errors import UsageError, UserError
 from .distributed import check_num_processes, is_launched_process, join_process_group
-from .errors import UsageError, UserError
 
 
 def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:

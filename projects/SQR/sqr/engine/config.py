@@ -16,7 +16,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import UsageError, one_line
+from ..errors import UsageError, one_line
 from .overrides import apply_overrides
 from .train_section import check_train_section, prefer_overridden_length
 

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 def resolve_device(name: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .errors import UsageError
+from ..errors import UsageError
 
 DEFAULT_CONFIG = "quick/sqr_deformable_detr_shapes"
 """Whose trained weights come with the package."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
+from ..errors import UserError, one_line
 from .checkpoint_files import Weights, read_weights
 from .distributed import unwrap
-from .errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 

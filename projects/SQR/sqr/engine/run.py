@@ -15,10 +15,10 @@ from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ..errors import UserError, as_user_error
 from .checkpointer import BestCheckpointer, Checkpointer
 from .distributed import create_ddp_model, resolve_device, unwrap
 from .ema import EMAHook, ModelEMA
-from .errors import UserError, as_user_error
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
 from .model_weights import load_model_weights
 from .pictures import ValidationPictures

@@ -20,8 +20,8 @@ from omegaconf import DictConfig
 
 import sqr
 
+from ..errors import as_user_error
 from .config import save_config
-from .errors import as_user_error
 from .recipe import learning_rate_advice
 from .rng import resolve_seed, seed_process
 from .wandb_writer import import_wandb

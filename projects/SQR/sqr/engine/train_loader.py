@@ -23,7 +23,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 from .rng import epoch_permutation, seeded_sample
 
 _MAX_SKIPS = 20  # how many images in a row a mapper may refuse (return None)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from .errors import UsageError
+from ..errors import UsageError
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

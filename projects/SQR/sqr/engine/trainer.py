@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from .errors import UsageError, UserError, one_line
+from ..errors import UsageError, UserError, one_line
 from .rng import seed_step
 from .train_loader import TrainLoader
 

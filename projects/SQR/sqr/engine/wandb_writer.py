@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 def import_wandb() -> ModuleType:

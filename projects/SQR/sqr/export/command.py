@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ..engine.errors import UsageError, UserError, one_line
 from ..engine.model_choice import add_model_options, chosen_model
+from ..errors import UsageError, UserError, one_line
 from ..predictor import Predictor
 from .program import OPSET, check_packages, export_onnx, export_program
 from .verification import SIZES, largest_difference, onnx_runner

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..engine.errors import UserError, one_line
+from ..errors import UserError, one_line
 from ..meta_arch import QueryBasedDetector
 from ..ops import use_reference
 from .wrapper import OUTPUTS, DeployedDetector

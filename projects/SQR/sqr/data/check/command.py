@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqr.engine.errors import UsageError, as_user_error, one_line
+from sqr.errors import UsageError, as_user_error, one_line
 
 from ..layouts import DatasetFolder, UnknownLayoutError, find_dataset, single_file
 from .cleaned_copy import write_cleaned_copy

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from sqr.engine.benchmarks import loss as benchmark
+from sqr.benchmarks import loss as benchmark
 from sqr.matcher import HungarianMatcher
 
 

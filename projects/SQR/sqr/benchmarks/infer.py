@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ... import checkpoint
+from .. import checkpoint
 from ..errors import UsageError, UserError, as_user_error
 from .ops import describe_machine
 from .other_models import counterpart, run_counterpart

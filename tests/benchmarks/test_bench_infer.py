@@ -7,10 +7,10 @@ from argparse import ArgumentParser
 import pytest
 import torch
 
+from sqr.benchmarks import infer
+from sqr.benchmarks.other_models import counterpart
+from sqr.benchmarks.subjects import load_subject_config
 from sqr.engine import UsageError, UserError
-from sqr.engine.benchmarks import infer
-from sqr.engine.benchmarks.other_models import counterpart
-from sqr.engine.benchmarks.subjects import load_subject_config
 
 DEFORMABLE = "deformable_detr/deformable_detr_r50_50ep"
 NARROW = ["data.num_classes=5", "model.encoder.dim=64", "model.encoder.layers.num_layers=1", "model.num_classes=5"]

@@ -16,13 +16,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
-from ...boxes import cxcywh_to_xyxy
-from ...classification import FocalClassification
-from ...criterion import SetCriterion
-from ...matcher import HungarianMatcher, MatchingProblem
-from ...recollection import Plan
-from ...structures import StagePrediction
-from ...targets import Targets
+from ..boxes import cxcywh_to_xyxy
+from ..classification import FocalClassification
+from ..criterion import SetCriterion
+from ..matcher import HungarianMatcher, MatchingProblem
+from ..recollection import Plan
+from ..structures import StagePrediction
+from ..targets import Targets
 from .ops import describe_machine
 from .timing import interleaved
 

@@ -1,6 +1,6 @@
 """Measured peak memory of a training step.
 
-On a CPU each measurement is a fresh process (``python -m sqr.engine.benchmarks.peak``): the peak of its resident
+On a CPU each measurement is a fresh process (``python -m sqr.benchmarks.peak``): the peak of its resident
 memory during one step, less what the process took before the model was there. Its allocator gives freed memory back at
 once, so the figure is of live tensors and not of an allocator's habits. On a GPU it is
 ``torch.cuda.max_memory_allocated`` in this process.

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ... import ops
-from ...ops.functional import library
+from .. import ops
+from ..ops.functional import library
 from .timing import bandwidth, flops, interleaved, least_disturbed
 
 DEFORMABLE_LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
+from sqr.benchmarks import memory
+from sqr.benchmarks.live_memory import LiveMemory
+from sqr.benchmarks.model_size import state_dict_bytes
+from sqr.benchmarks.peak import Measurement, measure
+from sqr.benchmarks.prediction import _step, optimizer_state_ratio, predict
+from sqr.benchmarks.subjects import Subject, load_subject_config
 from sqr.engine import UsageError
-from sqr.engine.benchmarks import memory
-from sqr.engine.benchmarks.live_memory import LiveMemory
-from sqr.engine.benchmarks.model_size import state_dict_bytes
-from sqr.engine.benchmarks.peak import Measurement, measure
-from sqr.engine.benchmarks.prediction import _step, optimizer_state_ratio, predict
-from sqr.engine.benchmarks.subjects import Subject, load_subject_config
 from sqr.targets import Targets
 
 SIZE = (64, 96)

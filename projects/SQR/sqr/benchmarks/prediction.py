@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...targets import Targets
+from ..targets import Targets
 from .live_memory import LiveMemory
 from .subjects import decode
 
@@ -45,7 +45,7 @@ def predict(cfg: DictConfig, *, size: tuple[int, int], images: int, objects: int
     """Predict the peak of the config's own plan and options.
 
     Args:
-        cfg: of :func:`~sqr.engine.benchmarks.subjects.load_subject_config`.
+        cfg: of :func:`~sqr.benchmarks.subjects.load_subject_config`.
         size: ``(height, width)`` of the padded batch.
         images: how many on one device.
         objects: of each image.

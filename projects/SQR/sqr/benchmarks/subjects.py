@@ -14,10 +14,10 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ...targets import Targets
-from ..config import load_config
-from ..distributed import resolve_device
+from ..engine.config import load_config
+from ..engine.distributed import resolve_device
 from ..errors import UsageError, as_user_error
+from ..targets import Targets
 from .timing import Laps
 
 COCO_CLASSES = 80
@@ -58,7 +58,7 @@ def load_subject_config(args: argparse.Namespace) -> DictConfig:
     if data.train.name is None and data.train.annotations is None:
         data.num_classes = COCO_CLASSES
     else:
-        from ...data import resolve_num_classes
+        from ..data import resolve_num_classes
 
         with as_user_error(ValueError, OSError):
             resolve_num_classes(cfg, check_files=False)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sqr.benchmarks import data
 from sqr.engine import UserError
-from sqr.engine.benchmarks import data
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ...decoder import RecollectingDecoder
-from ...recollection import Plan
-from ...structures import QueryState, StagePrediction
+from ..decoder import RecollectingDecoder
+from ..recollection import Plan
+from ..structures import QueryState, StagePrediction
 from .subjects import repeat_memory
 
 

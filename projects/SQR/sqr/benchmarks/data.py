@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict:
     if args.batches < 1 or min(args.workers) < 0:
         raise UsageError("--batches must be at least 1 and --workers at least 0")
     cfg = load_subject_config(args)
-    from ...data import resolve_num_classes
+    from ..data import resolve_num_classes
 
     with as_user_error(ValueError, OSError):
         resolve_num_classes(cfg)

@@ -11,10 +11,10 @@ from fvcore.nn import FlopCountAnalysis
 
 from helpers import ROOT, build, random_batch
 from small_models import DETECTORS, lively, small_config
+from sqr.benchmarks import executions, train
+from sqr.benchmarks.executions import running
+from sqr.benchmarks.flops import HANDLES
 from sqr.engine import UsageError, UserError
-from sqr.engine.benchmarks import executions, train
-from sqr.engine.benchmarks.executions import running
-from sqr.engine.benchmarks.flops import HANDLES
 from sqr.layers import MultiScaleDeformableAttention
 
 TOOL = ROOT / "projects" / "SQR" / "tools" / "benchmark.py"

@@ -20,9 +20,9 @@ import torch
 from omegaconf import DictConfig
 from tabulate import tabulate
 
-from ...decoder import RecollectingDecoder
-from ...recollection import Plan
+from ..decoder import RecollectingDecoder
 from ..errors import UsageError, UserError, as_user_error
+from ..recollection import Plan
 from .model_size import print_sizes, sizes
 from .ops import describe_machine
 from .peak import Measurement, measure
