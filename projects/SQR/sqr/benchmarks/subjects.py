@@ -55,7 +55,7 @@ def load_subject_config(args: argparse.Namespace) -> DictConfig:
     data = cfg.get("data")
     if data is None or data.num_classes is not None:
         return cfg
-    if data.train.name is None and data.train.annotations is None:
+    if data.train.name is None and data.train.annotations is None and data.get("root") is None:
         data.num_classes = COCO_CLASSES
     else:
         from ..data import resolve_num_classes

@@ -46,6 +46,7 @@ def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[in
         with PathManager.open(path, "rb") as file:
             image = Image.open(file)
             stored_size = image.size
+            image.load()  # here: what looks for EXIF swallows the error, and a second call returns what there is
             upright = _apply_exif_orientation(image)
             if annotated_size is not None and upright.size != annotated_size == stored_size:
                 upright = image

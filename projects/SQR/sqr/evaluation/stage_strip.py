@@ -19,7 +19,7 @@ STYLES = {
     "false": ("#7a7a7a", (0, (1, 1.5)), "false positive"),
     "exacerbated": ("#c1121f", (0, (4, 1, 1, 1)), "false positive that was exacerbated"),
     "ignored": ("#4a6fa5", (0, (2, 2)), "on a crowd region"),
-    "unjudged": ("#1f5fbf", "-", "query"),
+    "unjudged": ("#1f5fbf", (0, (9, 1)), "query"),
 }
 
 
