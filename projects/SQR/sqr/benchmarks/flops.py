@@ -1,13 +1,15 @@
-"""Multiply-adds of a model's forward pass by plan, counted by fvcore."""
+"""Operations by plan: of a forward pass, counted by fvcore, and of a whole training step, by PyTorch."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .subjects import decode, without_dropout
 
@@ -48,6 +50,17 @@ def forward_flops(model: nn.Module, size: tuple[int, int], images: int) -> dict[
     with torch.no_grad(), without_dropout(model):  # attention with dropout may be a function that fvcore cannot see
         by_module = analysis.by_module()
     return {name: float(by_module[f"model.{name}"]) for name in ("backbone", "encoder", "query_generator", "decoder")}
+
+
+def step_flops(step: Callable[[], object]) -> float:
+    """Multiply-adds of convolutions and matrix products in whatever ``step`` runs, backward passes included.
+
+    Other than three times the forward pass: frozen layers have no backward pass, checkpointed ones two forward passes.
+    PyTorch counts a multiplication and an addition each, hence the half.
+    """
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 2
 
 
 def _attention(inputs: list, outputs: list) -> Counter:

@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from ..errors import UserError
 from .executions import EXECUTIONS, running
-from .flops import forward_flops
+from .flops import forward_flops, step_flops
 from .ops import describe_machine
 from .peak import PARTS, Measurement, measure
 from .subjects import (
@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scaling", action="store_true", help="also twice the queries and twice the groups")
     parser.add_argument("--profile", choices=VARIANTS, metavar="VARIANT", help="also where its step's time goes")
-    parser.add_argument("--flops", action="store_true", help="also the forward pass's operations by plan")
+    parser.add_argument(
+        "--flops", action="store_true", help="also the operations by plan, of the forward pass and of the step"
+    )
 
 
 @with_threads
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> dict:
         report["scaling"] = scaling(cfg, args)
         print_scaling(report["scaling"])
     if args.flops:
-        report["flops"] = flops_by_plan(subject, args)
+        report["flops"] = flops_by_plan(subject, batch, args)
         print_flops(report, args)
     if args.profile:
         report["profile"] = profile(subject, batch, args)
@@ -188,12 +190,13 @@ def profile(subject: Subject, batch: list[dict], args: argparse.Namespace, rows:
     ]
 
 
-def flops_by_plan(subject: Subject, args: argparse.Namespace) -> dict[str, float]:
-    """Multiply-adds of the forward pass, by plan."""
+def flops_by_plan(subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Multiply-adds of the forward pass and of the whole step, by plan."""
     found = {}
     for plan in dict.fromkeys(VARIANTS[v][0] for v in args.variants):
         with running(subject.model, plan):
-            found[plan] = sum(forward_flops(subject.model, tuple(args.size), args.batch).values())
+            forward = sum(forward_flops(subject.model, tuple(args.size), args.batch).values())
+            found[plan] = {"forward": forward, "step": step_flops(lambda: subject.step(batch))}
     return found
 
 
@@ -251,14 +254,18 @@ def print_flops(report: dict, args: argparse.Namespace) -> None:
     first = next(iter(flops))
     rows = []
     for plan, count in flops.items():
-        row = {"forward": plan, "GFLOP": count / 1e9, f"/ {first}": count / flops[first]}
+        row = {"operations": plan}
+        for part in ("forward", "step"):
+            row |= {f"{part}, GFLOP": count[part] / 1e9, f"{part} / {first}": count[part] / flops[first][part]}
         if "step" in report:
             totals = {name: parts[TOTAL][report["clock"]] for name, parts in report["step"].items()}
             if {plan, first} <= totals.keys():
-                row["step / " + first] = totals[plan] / totals[first]
-                row["time / flops"] = totals[plan] / totals[first] / (count / flops[first])
+                grown = totals[plan] / totals[first]
+                row |= {f"time / {first}": grown, "time / flops": grown / row[f"step / {first}"]}
         rows.append(row)
-    _print_table(f"multiply-adds of the forward pass, {args.batch} images", rows)
+    _print_table(
+        f"multiply-adds of the forward pass (fvcore) and of the whole step (PyTorch), {args.batch} images", rows
+    )
 
 
 def print_memory(found: dict) -> None:
