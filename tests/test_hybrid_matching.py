@@ -104,7 +104,8 @@ def test_look_forward_twice_sends_a_boxs_loss_to_the_stage_before_and_no_further
     cfg = hybrid_config("deformable_two_stage", "sequential")
     cfg.decoder.stages.look_forward_twice = twice
     model = lively(build(cfg)).train()
-    memory, initial = model._encode(random_batch(*BATCH))
+    memory = model.encode(random_batch(*BATCH))
+    initial = model.query_generator(memory)
     last = model.decoder(initial.state, memory)[2].boxes
     heads = [stage.bbox_embed.layers[-1].weight for stage in model.decoder.stages]
     reached = torch.autograd.grad(last.sum(), heads, allow_unused=True)
@@ -113,7 +114,7 @@ def test_look_forward_twice_sends_a_boxs_loss_to_the_stage_before_and_no_further
 
 def test_mixed_selection_learns_the_content_and_takes_the_position_from_the_proposal():
     model = lively(build(hybrid_config("deformable_two_stage"))).train()
-    _, initial = model._encode(random_batch(*BATCH))
+    initial = model.query_generator(model.encode(random_batch(*BATCH)))
     content = model.query_generator.query_embed.weight
     assert torch.equal(initial.state.content[1, 0], content[:7])
     assert torch.equal(initial.auxiliary.content[1, 0], content[7:])

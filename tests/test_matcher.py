@@ -13,7 +13,7 @@ from torchvision.ops import generalized_box_iou
 from helpers import random_targets
 from sqr.boxes import cxcywh_to_xyxy
 from sqr.classification import FocalClassification
-from sqr.matcher import HungarianMatcher, MatchingProblem, pairwise_giou
+from sqr.matcher import HungarianMatcher, MatchingProblem, generalized_iou
 from sqr.structures import StagePrediction
 
 
@@ -68,6 +68,15 @@ def test_groups_do_not_compete():
     for group in range(4):
         alone = StagePrediction(prediction.logits[:, group : group + 1], prediction.boxes[:, group : group + 1])
         assert torch.equal(matcher()([problem(alone, targets)])[0][0], together[group])
+
+
+def pairwise_giou(targets, boxes):
+    """``(T, 4)`` and ``(G, Q, 4)`` xyxy -> ``(G, T, Q)``, from the planes that the matcher works on."""
+    planes = []
+    for x in (boxes[:, None], targets[:, None]):
+        x0, y0, x1, y1 = x.unbind(-1)
+        planes.append((x0, y0, x1, y1, (x1 - x0) * (y1 - y0)))
+    return generalized_iou(*planes)
 
 
 def test_pairwise_giou_is_torchvisions():

@@ -83,7 +83,8 @@ def test_looped_evaluation_runs_the_last_stage_from_the_initial_queries(detector
     cascade = model.decoder.inference_plan
     batch = random_batch(*BATCH)
     with torch.no_grad():
-        memory, initial = model._encode(batch)
+        memory = model.encode(batch)
+        initial = model.query_generator(memory)
         once, first = model.decoder.stages[-1](initial.state, memory)
         _, second = model.decoder.stages[-1](once, memory)
         try:

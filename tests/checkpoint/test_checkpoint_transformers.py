@@ -86,7 +86,7 @@ def assert_same_outputs(theirs, ours):
     assert mask.any(), "the images must be padded"
     with torch.no_grad():
         expected = theirs(pixel_values=images, pixel_mask=(~mask).long())
-        last = ours._predict(BATCH)[0][-1]
+        last = ours.decode(ours.encode(BATCH))[0][-1]
     assert expected.logits.std() > 0.01 and expected.pred_boxes.std() > 0.01
     torch.testing.assert_close(last.logits[:, 0], expected.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(last.boxes[:, 0], expected.pred_boxes, rtol=1e-4, atol=1e-4)

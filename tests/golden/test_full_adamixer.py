@@ -16,7 +16,7 @@ def test_equals_the_official_model():
     model = load_published(build(recipe("adamixer/sqr_adamixer_r50_12ep").model), NAME, "mmdet_adamixer")
     batch = inputs(NAME)
     with torch.no_grad():
-        predictions, _ = model._predict(batch)
+        predictions, *_ = model.decode(model.encode(batch))
         outputs = [{"instances": model.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
                    for o in model._stage_outputs(predictions, batch)]  # fmt: skip
     sizes = torch.tensor([(w, h, w, h) for h, w in figures(NAME)["sizes"]])[:, None]

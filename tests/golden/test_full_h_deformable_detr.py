@@ -21,7 +21,7 @@ def test_equals_the_official_model():
     model = load_published(build(cfg), name, "h_deformable_detr")
     batch = inputs(name)
     with torch.no_grad():
-        predictions, proposals = model._predict(batch)
+        predictions, proposals, _ = model.decode(model.encode(batch))
         outputs = [{"instances": model.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
                    for o in model._stage_outputs(predictions, batch)]  # fmt: skip
     check_stages(name, *stacked(predictions))
@@ -48,7 +48,7 @@ def test_equals_the_detrex_model():
     if (SHARED / "golden").exists():
         alone = golden_file(f"full/{name}.pt")["single_image"][0]
         with torch.no_grad():
-            predictions, _ = model._predict(batch[:1])
+            predictions, *_ = model.decode(model.encode(batch[:1]))
             (output,) = model._stage_outputs(predictions, batch[:1])
         logits, boxes = stacked(predictions)
         torch.testing.assert_close(logits[-1, 0], alone["logits"], atol=1e-3, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,3 +45,9 @@ def as_user_error(*types: type[Exception], prefix: str = "") -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """The text of an exception on one line (its class name where it has no text)."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def report_error(error: BaseException) -> int:
+    """Print an error as one line on stderr and return the exit code to leave with."""
+    print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+    return getattr(error, "exit_code", 1)

@@ -143,24 +143,15 @@ class HungarianMatcher:
         buffer = torch.empty_like(cost)
         for candidate, goal in zip(candidates[:4], goals[:4], strict=True):
             cost.add_(torch.sub(candidate, goal, out=buffer).abs_(), alpha=self.l1_weight)
-        cost.sub_(_giou(candidates[4:], goals[4:]), alpha=self.giou_weight)
+        cost.sub_(generalized_iou(candidates[4:], goals[4:]), alpha=self.giou_weight)
 
 
-def pairwise_giou(targets: Tensor, boxes: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al., CVPR 2019) of ``(T, 4)`` with each group of ``(G, Q, 4)``, both xyxy.
+def generalized_iou(boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Generalised IoU (Rezatofighi et al., CVPR 2019) of broadcastable x0, y0, x1, y1 and area, in float32.
 
-    Returns:
-        ``(G, T, Q)``. Two boxes without any extent at the same place have GIoU -1, as disjoint ones have at most.
+    In place wherever possible, for it is half of the matching cost. Two boxes without any extent at the same place have
+    GIoU -1, as disjoint ones have at most.
     """
-    planes = []
-    for x in (boxes[:, None], targets[:, None]):
-        x0, y0, x1, y1 = x.unbind(-1)
-        planes.append((x0, y0, x1, y1, (x1 - x0) * (y1 - y0)))
-    return _giou(*planes)
-
-
-def _giou(boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Generalised IoU of broadcastable x0, y0, x1, y1 and area; in place wherever possible, for it is half the cost."""
     sides, hull = [], None
     buffer = None
     for low in (0, 1):

@@ -13,7 +13,7 @@ from .boxes import cxcywh_to_xyxy
 from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
 from .postprocessing import Postprocessor
-from .structures import InitialQueries, StageOutputs, StagePrediction
+from .structures import StageOutputs, StagePrediction
 from .targets import Targets
 
 
@@ -82,11 +82,9 @@ class QueryBasedDetector(nn.Module):
         if self.training:
             # on the host, before the device has anything to do: bad data is found first
             targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
-            memory, initial = self._encode(batched_inputs)
-            predictions = self.decoder(initial.state, memory)
-            auxiliary = None if initial.auxiliary is None else self.decoder(initial.auxiliary, memory)
-            return self.criterion(predictions, self.decoder.active_plan, targets, initial.proposals, auxiliary)
-        predictions, _ = self._predict(batched_inputs)
+            predictions, proposals, auxiliary = self.decode(self.encode(batched_inputs))
+            return self.criterion(predictions, self.decoder.active_plan, targets, proposals, auxiliary)
+        predictions, *_ = self.decode(self.encode(batched_inputs))
         return [
             {"instances": self.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
             for o in self._stage_outputs(predictions[-1:], batched_inputs)
@@ -103,7 +101,7 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             raise RuntimeError("forward_stages runs the inference plan: call model.eval() first")
-        predictions, _ = self._predict(batched_inputs)
+        predictions, *_ = self.decode(self.encode(batched_inputs))
         return self._stage_outputs(predictions, batched_inputs)
 
     def preprocess(self, batched_inputs: Sequence[dict]) -> tuple[Tensor, Tensor]:
@@ -115,19 +113,27 @@ class QueryBasedDetector(nn.Module):
         """
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         padded = ImageList.from_tensors(images, self.size_divisibility)
-        mask = torch.ones((len(images), *padded.tensor.shape[-2:]), dtype=torch.bool, device=padded.tensor.device)
-        for m, (height, width) in zip(mask, padded.image_sizes, strict=True):
-            m[:height, :width] = False
-        return padded.tensor, mask
+        sizes = torch.tensor([tuple(size) for size in padded.image_sizes]).to(self.device, non_blocking=True)
+        return padded.tensor, padding_mask(sizes, *padded.tensor.shape[-2:])
 
-    def _encode(self, batched_inputs: Sequence[dict]) -> tuple[object, InitialQueries]:
-        images, padding_mask = self.preprocess(batched_inputs)
-        memory = self.encoder(self.backbone(images), padding_mask)
-        return memory, self.query_generator(memory)
+    def decode(
+        self, memory: object
+    ) -> tuple[list[StagePrediction], StagePrediction | None, list[StagePrediction] | None]:
+        """What comes after the encoder, by the active plan.
 
-    def _predict(self, batched_inputs: Sequence[dict]) -> tuple[list[StagePrediction], StagePrediction | None]:
-        memory, initial = self._encode(batched_inputs)
-        return self.decoder(initial.state, memory), initial.proposals
+        Returns:
+            One prediction a step; the proposals of a two-stage encoder, or None; the predictions of an auxiliary query
+            set (which generators make in training only), or None.
+        """
+        initial = self.query_generator(memory)
+        predictions = self.decoder(initial.state, memory)
+        auxiliary = None if initial.auxiliary is None else self.decoder(initial.auxiliary, memory)
+        return predictions, initial.proposals, auxiliary
+
+    def encode(self, batched_inputs: Sequence[dict]) -> object:
+        """The encoder's memory of a batch."""
+        images, mask = self.preprocess(batched_inputs)
+        return self.encoder(self.backbone(images), mask)
 
     def _stage_outputs(
         self, predictions: Sequence[StagePrediction], batched_inputs: Sequence[dict]
@@ -143,3 +149,10 @@ class QueryBasedDetector(nn.Module):
             scale = image_boxes.new_tensor([width, height, width, height])
             outputs.append(StageOutputs(image_scores, image_boxes * scale, (height, width)))
         return outputs
+
+
+def padding_mask(image_sizes: Tensor, height: int, width: int) -> Tensor:
+    """``(B, 2)`` heights and widths of images without padding -> ``(B, height, width)`` bool, True where padded."""
+    below = torch.arange(height, device=image_sizes.device)[None] >= image_sizes[:, :1]  # (B, height)
+    beside = torch.arange(width, device=image_sizes.device)[None] >= image_sizes[:, 1:]
+    return below[:, :, None] | beside[:, None]

@@ -38,10 +38,14 @@ class TopKPostprocessor:
             Instances with ``pred_boxes``, ``scores``, ``pred_classes`` and ``query_ids`` (the query that each came
             from), best first.
         """
-        num_classes = scores.shape[1]
-        best, index = scores.flatten().topk(min(self.topk, scores.numel()))
+        return _detections(*self.select(scores, boxes), image_size, clip=self.clip)
+
+    def select(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(..., Q, K)`` and ``(..., Q, 4)`` -> scores, classes, boxes and query of each of the ``D`` detections."""
+        num_queries, num_classes = scores.shape[-2:]
+        best, index = scores.flatten(-2).topk(min(self.topk, num_queries * num_classes), dim=-1)
         query = index // num_classes
-        return _detections(best, index % num_classes, boxes[query], query, image_size, clip=self.clip)
+        return best, index % num_classes, boxes.gather(-2, query[..., None].expand(*query.shape, 4)), query
 
 
 class PerQueryPostprocessor:
@@ -56,9 +60,12 @@ class PerQueryPostprocessor:
 
     def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """As :meth:`TopKPostprocessor.__call__`, but ``Q`` detections in query order."""
+        return _detections(*self.select(scores, boxes), image_size, clip=self.clip)
+
+    def select(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`TopKPostprocessor.select`, ``D`` being ``Q``."""
         best, classes = scores.max(-1)
-        query = torch.arange(len(scores), device=scores.device)
-        return _detections(best, classes, boxes, query, image_size, clip=self.clip)
+        return best, classes, boxes, torch.arange(scores.shape[-2], device=scores.device).expand_as(classes)
 
 
 def _detections(

@@ -17,7 +17,7 @@ import json
 import sys
 from pathlib import Path
 
-from sqr.engine import UserError
+from sqr.errors import UserError, report_error
 
 # name: the module of sqr.benchmarks, and what it says of itself
 BENCHMARKS = {
@@ -47,8 +47,7 @@ def main() -> int:
             args.json.write_text(json.dumps(report, indent=2) + "\n")
             print(f"stored in {args.json}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return report_error(error)
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from ..decoder import RecollectingDecoder
@@ -42,13 +41,7 @@ class LoopingDecoder(_Baseline):
         for info in self.plan.sets:
             states[info.path], prediction = self.stages[info.stage - 1](states[info.path[:-1]], memory)
             steps[info.step - 1].append(prediction)
-        return [
-            StagePrediction(
-                logits=torch.cat([p.logits for p in predictions], dim=1),
-                boxes=torch.cat([p.boxes for p in predictions], dim=1),
-            )
-            for predictions in steps
-        ]
+        return [StagePrediction.cat(predictions) for predictions in steps]
 
 
 class RepeatingDecoder(_Baseline):

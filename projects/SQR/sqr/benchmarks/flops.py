@@ -11,7 +11,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .subjects import decode, without_dropout
+from .subjects import without_dropout
 
 
 class _Traceable(nn.Module):
@@ -23,7 +23,7 @@ class _Traceable(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
         memory = self.model.encoder(self.model.backbone(images), mask)
-        predictions, proposals, auxiliary = decode(self.model, memory)
+        predictions, proposals, auxiliary = self.model.decode(memory)
         every = [*predictions, *([] if proposals is None else [proposals]), *(auxiliary or [])]
         return [x for p in every for x in (p.logits, p.boxes)]
 

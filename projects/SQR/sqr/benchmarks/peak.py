@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, report_error
 from .executions import running
 from .subjects import Subject, load_subject_config, random_batch
 
@@ -140,8 +140,7 @@ def _main() -> int:
     try:
         print(json.dumps(asdict(_measure_here(what))))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return report_error(error)
     return 0
 
 

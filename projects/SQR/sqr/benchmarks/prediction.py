@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..targets import Targets
 from .live_memory import LiveMemory
-from .subjects import decode
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _forward(model: nn.Module, cfg: DictConfig, targets: Targets, shape: tuple[i
     with torch.autocast("cpu", getattr(torch, amp.dtype), enabled=amp.enabled):
         mask = torch.zeros(images, height, width, dtype=torch.bool)
         memory = model.encoder(model.backbone(torch.empty(images, 3, height, width)), mask)
-        predictions, proposals, auxiliary = decode(model, memory)
+        predictions, proposals, auxiliary = model.decode(memory)
         criterion = model.criterion
         criterion.matcher = _AnyAssignment(criterion.matcher)
         return criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)

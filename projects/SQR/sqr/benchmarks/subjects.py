@@ -150,7 +150,7 @@ class Subject:
         laps = laps or Laps(self.device)
         memory.tokens.grad = None
         with self.autocast():
-            predictions, proposals, auxiliary = decode(self.model, memory)
+            predictions, proposals, auxiliary = self.model.decode(memory)
             laps("forward")
             plan = self.model.decoder.active_plan
             losses = self.model.criterion(predictions, plan, targets, proposals, auxiliary)
@@ -173,19 +173,10 @@ class Subject:
     @torch.no_grad()
     def encode(self, batch: list[dict]) -> tuple[object, Targets]:
         """The batch's memory as a leaf that takes gradients, and its objects."""
-        images, mask = self.model.preprocess(batch)
         with self.autocast():
-            memory = self.model.encoder(self.model.backbone(images), mask)
+            memory = self.model.encode(batch)
         targets = Targets.from_batched_inputs(batch, num_classes=self.model.num_classes, device=self.model.device)
         return as_leaf(memory), targets
-
-
-def decode(model: nn.Module, memory: object) -> tuple[list, object | None, list | None]:
-    """Predictions, proposals and auxiliary predictions of a memory, as the detector makes them in training."""
-    initial = model.query_generator(memory)
-    predictions = model.decoder(initial.state, memory)
-    auxiliary = None if initial.auxiliary is None else model.decoder(initial.auxiliary, memory)
-    return predictions, initial.proposals, auxiliary
 
 
 def as_leaf(memory: object) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from sqr.engine.checkpoint_files import read_weights, write_weights
 from sqr.engine.model_weights import place_weights
 from sqr.recollection import Plan
 
+from ..errors import report_error
 from . import LAYOUTS, NATIVE, convert, convert_back, get_layout
 from .conversion import num_stages
 from .shrink import last_stage_alone, looped_config, trains_the_loop
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except engine.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return report_error(error)
     return 0
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..data import read_image
 from ..engine.model_choice import add_model_options, chosen_model
-from ..errors import UsageError, UserError, one_line
+from ..errors import UsageError, UserError, one_line, report_error
 from ..predictor import Predictor
 from .drawing import class_metadata, draw_detections, draw_stages
 from .sources import Video, VideoFile, find_inputs, is_video, opencv
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except (UserError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+        return report_error(error)
 
 
 def run(args: argparse.Namespace) -> int:

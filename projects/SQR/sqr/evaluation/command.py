@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import report_error
 from . import ground_truth, storage
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
 from .comparison import compare, format_comparison
@@ -32,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("give either --config-file (to run a model) or --from-predictions")
         return run_config(args) if args.config_file else run_predictions(args)
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+        return report_error(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..engine.model_choice import add_model_options, chosen_model
-from ..errors import UsageError, UserError, one_line
+from ..errors import UsageError, UserError, report_error
 from ..predictor import Predictor
 from .program import OPSET, check_packages, export_onnx, export_program
 from .verification import SIZES, largest_difference, onnx_runner
@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except (UserError, ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+        return report_error(error)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from ..meta_arch import QueryBasedDetector
+from ..meta_arch import QueryBasedDetector, padding_mask
 from ..postprocessing import PerQueryPostprocessor, TopKPostprocessor
 
 OUTPUTS = {"detections": ("scores", "labels", "boxes"), "raw": ("logits", "boxes")}
@@ -53,10 +53,9 @@ class DeployedDetector(nn.Module):
             cxcywh, of the last stage.
         """
         model = self.model
-        pixels, padding_mask = self._preprocess(images, image_sizes)
-        memory = model.encoder(model.backbone(pixels), padding_mask)
-        initial = model.query_generator(memory)
-        last = model.decoder(initial.state, memory)[-1]
+        pixels, mask = self._preprocess(images, image_sizes)
+        predictions, *_ = model.decode(model.encoder(model.backbone(pixels), mask))
+        last = predictions[-1]
         logits, boxes = last.logits[:, 0], last.boxes[:, 0].float()
         if self.outputs == "raw":
             return logits, boxes
@@ -72,22 +71,14 @@ class DeployedDetector(nn.Module):
         if step > 1:
             height, width = (height + step - 1) // step * step, (width + step - 1) // step * step
             images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
-        below = torch.arange(height, device=images.device)[None] >= image_sizes[:, :1]  # (B, height)
-        beside = torch.arange(width, device=images.device)[None] >= image_sizes[:, 1:]
-        padding_mask = below[:, :, None] | beside[:, None]
+        mask = padding_mask(image_sizes, height, width)
         pixels = (images - self.model.pixel_mean) / self.model.pixel_std
-        return pixels.masked_fill(padding_mask[:, None], 0), padding_mask
+        return pixels.masked_fill(mask[:, None], 0), mask
 
     def _select(self, scores: Tensor, boxes: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the model's postprocessor does, for a batch."""
         postprocessor = self.model.postprocessor
-        if isinstance(postprocessor, PerQueryPostprocessor):
-            best, labels = scores.max(-1)
-        else:
-            num_queries, num_classes = scores.shape[1:]
-            best, index = scores.flatten(1).topk(min(postprocessor.topk, num_queries * num_classes), dim=1)
-            labels, query = index % num_classes, index // num_classes
-            boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        best, labels, boxes, _ = postprocessor.select(scores, boxes)
         if postprocessor.clip:
             boxes = torch.minimum(boxes.clamp(min=0), extent)
         return best, labels, boxes

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqr.errors import UsageError, as_user_error, one_line
+from sqr.errors import UsageError, as_user_error, report_error
 
 from ..layouts import DatasetFolder, UnknownLayoutError, find_dataset, single_file
 from .cleaned_copy import write_cleaned_copy
@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+        return report_error(error)
 
 
 def _run(args: argparse.Namespace) -> int:
