@@ -109,7 +109,10 @@ def test_the_loss_runs_no_loop_over_groups():
     assert calls[0] == calls[1]
 
 
-@pytest.mark.parametrize("detector", ["deformable_refine", "dab_detr", "detr", "adamixer"])
+COORDINATES = ("bbox_embed", "reference_points", "query_generator.ref_point_head")
+
+
+@pytest.mark.parametrize("detector", [*DETECTORS, "deformable_two_stage", "group_detr"])
 def test_bfloat16_keeps_boxes_costs_and_losses_in_float32(detector, monkeypatch):
     model = lively(build(small_config(detector))).train()
     batch = random_batch([(64, 96), (96, 64)], [2, 3])
@@ -133,8 +136,14 @@ def test_bfloat16_keeps_boxes_costs_and_losses_in_float32(detector, monkeypatch)
         stage.register_forward_hook(
             lambda m, args, out: references.append((out[0].reference.dtype, out[1].boxes.dtype))
         )
+    heads = {name: m for name, m in model.named_modules(remove_duplicate=False) if name.endswith(COORDINATES)}
+    made = {}
+    for name, module in heads.items():
+        module.register_forward_hook(lambda m, args, out, name=name: made.update({name: out.dtype}))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(batch)
+    assert heads and set(made) == set(heads), "a head of coordinates was not run"
+    assert set(made.values()) == {torch.float32}, "a cast after a bfloat16 product would come too late"
     assert set(dtypes.values()) == {torch.float32} and set(dtypes) == {"boxes", "cost", "logits"}
     assert set(references) == {(torch.float32, torch.float32)}
     total = sum(losses.values())

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, MultiheadAttention, QueryTable, sine_encoding
+from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, MultiheadAttention, QueryTable, in_float32, sine_encoding
 from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
 
 POSITION_UNIT = (1000.0, 1000.0, 1.0, 1.0)
@@ -185,7 +185,7 @@ class AdaMixerStage(nn.Module):
         )
         x = self.norm2(self.mixing(x, sampled))
         x = self.norm3(self.ffn(x)).view(b, g, q, c)
-        refined = refine_xyzr(self.bbox_embed(x).to(reference.dtype), reference)
+        refined = refine_xyzr(in_float32(self.bbox_embed, x), reference)
         normalised = xyzr_to_box(refined) / memory.image_sizes.repeat(1, 2)[:, None, None]
         return QueryState(x, refined.detach(), state.extras), StagePrediction(self.class_embed(x), normalised)
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ..boxes import refine_boxes
-from ..layers import MLP, QueryTable, box_encoding, make_heads, xavier_uniform_all
+from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, QueryState, StagePrediction
@@ -116,9 +116,9 @@ class DabDetrStage(ConditionalDecoderLayer):
         ratio = self.ref_anchor_head(content).sigmoid() / box[..., 2:]  # of width, of height
         sine = torch.cat((sine[..., :half] * ratio[..., 1:], sine[..., half:] * ratio[..., :1]), dim=-1)
         x = self.attend(content, self.ref_point_head(embedding), sine, memory)
-        handed_on = refine_boxes(self.bbox_embed(x).float(), box, INVERSE_SIGMOID_EPS)
+        handed_on = refine_boxes(in_float32(self.bbox_embed, x), box, INVERSE_SIGMOID_EPS)
         output = self.norm(x)
-        boxes = refine_boxes(self.bbox_embed(output).float(), state.reference, INVERSE_SIGMOID_EPS)
+        boxes = refine_boxes(in_float32(self.bbox_embed, output), state.reference, INVERSE_SIGMOID_EPS)
         return QueryState(x, handed_on, state.extras), StagePrediction(self.class_embed(output), boxes)
 
 
@@ -206,7 +206,7 @@ class DabDeformableStage(DeformableDecoderLayer):
         if self.query_scale is not None:
             position = position * self.query_scale(state.content)
         x = self.attend(state.content, position, state.reference, memory)
-        boxes = refine_boxes(self.bbox_embed(x).float(), state.reference, INVERSE_SIGMOID_EPS)
+        boxes = refine_boxes(in_float32(self.bbox_embed, x), state.reference, INVERSE_SIGMOID_EPS)
         return QueryState(x, boxes.detach(), state.extras), StagePrediction(self.class_embed(x), boxes)
 
 

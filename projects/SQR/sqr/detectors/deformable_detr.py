@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import is_point, refine_boxes
-from ..layers import QueryTable, make_heads, sine_encoding
+from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.deformable_encoder import token_centres
 from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
@@ -47,7 +47,7 @@ class LearnedQueries(nn.Module):
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
         position, content = self.query_embed().chunk(2, dim=-1)
-        points = self.reference_points(position).sigmoid()
+        points = in_float32(self.reference_points, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
         shape = (memory.tokens.shape[0], -1, -1, -1)
         extras = {"position": position.expand(shape)}
@@ -104,7 +104,7 @@ class ProposalQueries(nn.Module):
         tokens = memory.tokens.masked_fill(invalid, 0)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.class_embed(tokens)  # (B, N, K)
-        raw_boxes = self.bbox_embed(tokens) + anchors
+        raw_boxes = in_float32(self.bbox_embed, tokens) + anchors
         best = logits[..., 0].topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
@@ -176,7 +176,7 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         if self.look_forward_twice:  # boxes arrive attached to the stage before; points are the generator's own
             anchor = torch.where(is_point(anchor), anchor, anchor.detach())
         x = self.attend(state.content, state.extras["position"], anchor, memory)
-        delta = self.bbox_embed(x).float()
+        delta = in_float32(self.bbox_embed, x)
         boxes = refine_boxes(delta, state.reference)
         if not self.refine:
             reference = state.reference

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..layers import FFN, MLP, Dropout, MultiheadAttention, QueryTable, xavier_uniform_all
+from ..layers import FFN, MLP, Dropout, MultiheadAttention, QueryTable, in_float32, xavier_uniform_all
 from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
 
 
@@ -93,7 +93,7 @@ class DetrStage(nn.Module):
         x = self.norm2(x + self.dropout2(attended))
         x = self.norm3(self.ffn(x)).view(b, g, q, c)
         output = self.norm(x)
-        boxes = self.bbox_embed(output).float().sigmoid()
+        boxes = in_float32(self.bbox_embed, output).sigmoid()
         return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)
 
 

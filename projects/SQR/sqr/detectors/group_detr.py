@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..boxes import refine_boxes
-from ..layers import MLP, QueryTable, box_encoding, make_heads, xavier_uniform_all
+from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
 
@@ -45,7 +45,7 @@ class PointQueries(nn.Module):
 
     def forward(self, memory: DenseMemory) -> InitialQueries:
         position = self.query_embed()
-        points = self.ref_point_head(position).float().sigmoid()
+        points = in_float32(self.ref_point_head, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
         shape = (memory.tokens.shape[0], -1, -1, -1)
         position = position.expand(shape)
@@ -90,7 +90,7 @@ class ConditionalDetrStage(ConditionalDecoderLayer):
             sine = sine * self.query_scale(state.content)
         x = self.attend(state.content, state.extras["position"], sine, memory)
         output = self.norm(x)
-        boxes = refine_boxes(self.bbox_embed(output).float(), state.reference, INVERSE_SIGMOID_EPS)
+        boxes = refine_boxes(in_float32(self.bbox_embed, output), state.reference, INVERSE_SIGMOID_EPS)
         return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)
 
 

@@ -4,7 +4,7 @@ from .adaptive_mixing import AdaptiveMixing, AdaptiveSampling
 from .attention import MultiheadAttention
 from .deformable_attention import MultiScaleDeformableAttention
 from .dropout import Dropout
-from .heads import make_heads
+from .heads import in_float32, make_heads
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
@@ -26,6 +26,7 @@ __all__ = [
     "QueryTable",
     "SinePositionEmbedding",
     "box_encoding",
+    "in_float32",
     "make_activation",
     "make_heads",
     "resize_mask",

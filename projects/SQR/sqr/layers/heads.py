@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .mlp import MLP
 
@@ -17,3 +18,16 @@ def make_heads(*, num_classes: int, dim: int = 256, prior: float = 0.01) -> tupl
     nn.init.zeros_(bbox_embed.layers[-1].weight)
     nn.init.zeros_(bbox_embed.layers[-1].bias)
     return class_embed, bbox_embed
+
+
+def in_float32(network: nn.Module, x: Tensor) -> Tensor:
+    """``network(x)`` in float32 at least, under autocast too: what coordinates are made of.
+
+    bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several pixels
+    of a large image, and casting the result afterwards does not bring them back.
+    """
+    if not torch.is_autocast_enabled(x.device.type):
+        out = network(x)
+        return out.to(torch.promote_types(out.dtype, torch.float32))
+    with torch.autocast(x.device.type, enabled=False):
+        return network(x.float())
