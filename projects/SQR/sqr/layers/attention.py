@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,11 +76,11 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """``scaled_dot_product_attention``, and on a CPU, where PyTorch has no fused kernel for the case, one of our own.
+    """``scaled_dot_product_attention``, on a CPU with what its fused kernel lacks there.
 
-    These cases are dropout, and values narrower than keys (DAB-DETR). There PyTorch would hold the whole attention
-    matrix, thrice with dropout, for the backward pass, and draw its dropout mask an element at a time;
-    :class:`_CachedAttention` keeps one byte a dropped weight, nothing without dropout, and works in the cache.
+    With dropout PyTorch would hold the whole attention matrix there, thrice, for the backward pass, and draw its mask
+    an element at a time; :class:`_CachedAttention` keeps one byte a weight and works in the cache. Values narrower than
+    keys (DAB-DETR) are filled up with zeros, since the kernel takes equal widths alone.
 
     Args:
         query: ``(B, H, Q, D)``.
@@ -89,71 +91,72 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None 
     Returns:
         ``(B, H, Q, E)``.
     """
-    no_kernel = dropout > 0 or key.shape[-1] != value.shape[-1]
-    if no_kernel and runs_eagerly_on_host(query) and dropout < 1 and (mask is None or not mask.requires_grad):
+    if 0 < dropout < 1 and runs_eagerly_on_host(query) and (mask is None or not mask.requires_grad):
         return _CachedAttention.apply(query, key, value, mask, dropout)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    width, missing = value.shape[-1], key.shape[-1] - value.shape[-1]
+    if missing > 0 and query.device.type == "cpu":
+        value = F.pad(value, (0, missing))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)[..., :width]
 
 
 class _CachedAttention(torch.autograd.Function):
-    """Attention, with dropout or without, a few heads at a time; the backward pass computes the weights again."""
+    """Attention with dropout, a few heads or rows at a time; the backward pass computes the weights again."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         b, h, q, _ = query.shape
-        n = key.shape[2]
         query = (query * query.shape[-1] ** -0.5).contiguous()
         key, value = key.contiguous(), value.contiguous()
-        keep, ctx.scale = (torch.empty((b, h, q, n), dtype=torch.bool) if dropout else None), 1.0
+        bias = mask
+        if mask is not None and mask.dtype == torch.bool:
+            bias = query.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+        keep = torch.empty((b, h, q, key.shape[2]), dtype=torch.bool)
         out = value.new_empty(b, h, q, value.shape[-1])
         with torch.autocast("cpu", enabled=False):
-            for part in _parts(b, h, q * n):
-                weights = _weights(query[part], key[part], mask, part, (b, h, q, n))
-                if keep is not None:
-                    keep[part], ctx.scale = keep_mask(weights.shape, dropout)
-                    weights = torch.where(keep[part], weights, 0.0)
-                torch.matmul(weights, value[part], out=out[part])
-        ctx.save_for_backward(query, key, value, mask, keep)
+            for heads, rows in _parts(keep.shape):
+                weights = _weights(query[rows], key[heads], _part(bias, keep.shape, rows))
+                keep[rows], ctx.scale = keep_mask(weights.shape, dropout)
+                torch.matmul(torch.where(keep[rows], weights, 0.0), value[heads], out=out[rows])
+        ctx.save_for_backward(query, key, value, bias, keep)
         return out.mul_(ctx.scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        query, key, value, mask, keep = ctx.saved_tensors
-        b, h, q, _ = query.shape
-        n = key.shape[2]
+        query, key, value, bias, keep = ctx.saved_tensors
         grad = grad * ctx.scale
-        grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
-        for part in _parts(b, h, q * n):
-            weights = _weights(query[part], key[part], mask, part, (b, h, q, n))
-            kept = weights if keep is None else torch.where(keep[part], weights, 0.0)
-            torch.matmul(kept.transpose(-1, -2), grad[part], out=grad_value[part])
+        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for heads, rows in _parts(keep.shape):
+            weights = _weights(query[rows], key[heads], _part(bias, keep.shape, rows))
+            kept = torch.where(keep[rows], weights, 0.0)
+            grad_value[heads] += torch.matmul(kept.transpose(-1, -2), grad[rows])
             # softmax's backward pass: w * (dw - sum(dw * w)), and dropped weights have no gradient
-            grad_weights = torch.matmul(grad[part], value[part].transpose(-1, -2))
+            grad_weights = torch.matmul(grad[rows], value[heads].transpose(-1, -2))
             grad_kept = grad_weights.mul_(kept)
             scores = grad_kept.sub_(weights.mul_(grad_kept.sum(-1, keepdim=True)))
-            torch.matmul(scores, key[part], out=grad_query[part])
-            torch.matmul(scores.transpose(-1, -2), query[part], out=grad_key[part])
+            torch.matmul(scores, key[heads], out=grad_query[rows])
+            grad_key[heads] += torch.matmul(scores.transpose(-1, -2), query[rows])
         return grad_query.mul_(query.shape[-1] ** -0.5), grad_key, grad_value, None, None
 
 
-def _parts(batch: int, heads: int, scores: int) -> list[tuple[slice, slice]]:
-    """Indices of images and heads to work on at once."""
-    images = max(1, min(batch, _SCORES_AT_ONCE // (heads * scores)))
-    heads_at_once = heads if images > 1 else max(1, min(heads, _SCORES_AT_ONCE // scores))
-    return [
-        (slice(i, i + images), slice(j, j + heads_at_once))
-        for i in range(0, batch, images)
-        for j in range(0, heads, heads_at_once)
-    ]
+def _parts(shape: torch.Size) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Indices of images and heads, and of these and query rows, to work on at once, of scores ``(B, H, Q, N)``."""
+    batch, heads, queries, keys = shape
+    images_at_once = max(1, _SCORES_AT_ONCE // (heads * queries * keys))
+    heads_at_once = max(1, _SCORES_AT_ONCE // (queries * keys))
+    rows_at_once = max(1, _SCORES_AT_ONCE // keys)
+    for i in range(0, batch, images_at_once):
+        for j in range(0, heads, heads_at_once):
+            part = slice(i, i + images_at_once), slice(j, j + heads_at_once)
+            for k in range(0, queries, rows_at_once):
+                yield part, (*part, slice(k, k + rows_at_once))
 
 
-def _weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, part: tuple[slice, slice], shape: tuple[int, ...]
-) -> Tensor:
-    """Attention weights of a part."""
+def _part(bias: Tensor | None, shape: torch.Size, rows: tuple[slice, ...]) -> Tensor | None:
+    return None if bias is None else bias.expand(shape)[rows]
+
+
+def _weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention weights of a part, of queries that are scaled."""
     scores = torch.matmul(query, key.transpose(-1, -2))
-    if mask is not None:
-        mask = mask.expand(shape)[part]
-        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    return scores.softmax(-1)
+    return (scores if bias is None else scores.add_(bias)).softmax(-1)

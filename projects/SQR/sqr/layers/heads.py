@@ -23,8 +23,8 @@ def make_heads(*, num_classes: int, dim: int = 256, prior: float = 0.01) -> tupl
 def in_float32(network: nn.Module, x: Tensor) -> Tensor:
     """``network(x)`` in float32 at least, under autocast too: what coordinates are made of.
 
-    bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several pixels
-    of a large image, and casting the result afterwards does not bring them back.
+    bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several
+    pixels of a large image, and casting the result afterwards does not bring them back.
     """
     if not torch.is_autocast_enabled(x.device.type):
         out = network(x)
