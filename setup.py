@@ -87,7 +87,8 @@ def operators_extension(home: str):
         os.environ["CUDA_HOME"] = home  # read when cpp_extension is imported
     from torch.utils import cpp_extension
 
-    sources = [CSRC / "operators.cpp", CSRC / "cpu" / "operators.cpp", CSRC / "cpu" / "dispatch.cpp"]
+    cpu = [CSRC / "cpu" / name for name in ("operators.cpp", "mixing.cpp", "dispatch.cpp")]
+    sources = [CSRC / "operators.cpp", *cpu]
     make, flags = cpp_extension.CppExtension, {"cxx": ["-O3", "-g0", "-fvisibility=hidden"]}
     target = f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
     if sys.platform == "win32":

@@ -129,6 +129,13 @@ def test_a_stale_library_of_a_failed_build_is_not_loaded(monkeypatch, tmp_path):
     assert _library.load().reason == "not built at install time: g++ 12: error"
 
 
+@pytest.mark.skipif(bool(functional.library.reason), reason=functional.library.reason or "compiled")
+def test_a_library_older_than_the_package_is_a_reason(monkeypatch):
+    monkeypatch.setattr(_library, "OPERATORS", (*_library.OPERATORS, "of_next_year"))
+    found = _library.load()
+    assert found.path is None and "is older than this package, it has no of_next_year; build it again" in found.reason
+
+
 @pytest.mark.parametrize("wanted", ["", "reference"])
 def test_module_describes_itself_and_checks(wanted):
     environment = {**os.environ, "SQR_OPS": wanted, "PYTHONPATH": str(ROOT / "projects" / "SQR")}

@@ -1,8 +1,8 @@
 """The operators against their references, other packages and the machine: ``benchmark.py ops``.
 
 Shapes are those of an 800x1066 image: Deformable DETR's four levels (17,821 tokens, 8 heads of 32 channels,
-4 points) and AdaMixer's (71,000 pixels, 4 groups of 64 channels, 32 points). Everything goes through autograd
-and dispatcher.
+4 points) and AdaMixer's (71,000 pixels, 4 groups of 64 channels, 32 points in, 128 out). Everything goes through
+autograd and dispatcher.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .timing import bandwidth, flops, interleaved, least_disturbed
 DEFORMABLE_LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]
 ADAMIXER_LEVELS = [(200, 267), (100, 134), (50, 67), (25, 34)]
 ADAMIXER_STRIDES = [4.0, 8.0, 16.0, 32.0]
+MIXING = (4, 64, 32, 128)  # feature groups, channels of each, points in, points out
 # name: (operator, images, queries; 0 queries is one for each token)
 CASES = {
     "encoder-b1": ("ms_deform_attn", 1, 0),
@@ -32,6 +33,8 @@ CASES = {
     "decoder-3900": ("ms_deform_attn", 1, 3900),
     "adamixer-300": ("adaptive_sample", 1, 300),
     "adamixer-3900": ("adaptive_sample", 1, 3900),
+    "mixing-300": ("adaptive_mix", 1, 300),
+    "mixing-2600": ("adaptive_mix", 2, 1300),
 }
 
 
@@ -85,7 +88,9 @@ def time_case(name: str, backward: bool, args: argparse.Namespace, roof: dict) -
 
 
 def implementations(operator: str, device: str, dtype: str) -> dict[str, Callable]:
-    """Name to ``f(value, locations, weights)``; other people's packages where they are installed."""
+    """Name to a call of :func:`make_arguments`' tensors; other people's packages where they are installed."""
+    if operator == "adaptive_mix":
+        return {"sqr": ops.adaptive_mix, "reference": ops.adaptive_mix_reference}
     if operator == "adaptive_sample":
         levels, strides = ADAMIXER_LEVELS, ADAMIXER_STRIDES
         return {
@@ -109,8 +114,16 @@ def implementations(operator: str, device: str, dtype: str) -> dict[str, Callabl
 def make_arguments(
     operator: str, batch: int, queries: int, device: str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, locations and weights as a young model has them: near each query, a few pixels apart."""
+    """Value, locations and weights as a young model has them: near each query, a few pixels apart.
+
+    Of adaptive mixing: what was sampled, and both matrices.
+    """
     torch.manual_seed(0)
+    if operator == "adaptive_mix":
+        heads, channels, points, out_points = MIXING
+        shapes = ((points, channels), (channels, channels), (out_points, points))
+        arguments = [torch.randn(batch * queries * heads, *shape, dtype=dtype) for shape in shapes]
+        return tuple(x.to(device).requires_grad_() for x in arguments)
     if operator == "adaptive_sample":
         levels, heads, channels, points = ADAMIXER_LEVELS, 4, 64, 32
         # The queries of SQR's groups lie near each other: 300 centres, 13 times.
@@ -158,6 +171,8 @@ def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, ro
     Pixels are counted once, as if every cache were perfect, and only as many as the taps can read, so no
     kernel reaches this.
     """
+    if operator == "adaptive_mix":
+        return mixing_bound(*arguments, backward, roof)
     value, locations, weights = arguments
     channels, taps = value.shape[-1], weights.numel()
     rows = taps // (len(ADAMIXER_LEVELS) if operator == "adaptive_sample" else weights.shape[-1] * weights.shape[-2])
@@ -168,6 +183,17 @@ def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, ro
     if backward:
         bytes_moved, operations = 3 * bytes_moved, 3 * operations
     return max(bytes_moved / roof["bytes_per_s"], operations / roof["flops_per_s"])
+
+
+def mixing_bound(sampled: Tensor, channel: Tensor, spatial: Tensor, backward: bool, roof: dict) -> float:
+    """As :func:`lower_bound`: arguments and output moved once (and their gradients), two products (and four)."""
+    items, points, channels = sampled.shape
+    out_points = spatial.shape[1]
+    numbers = sampled.numel() + channel.numel() + spatial.numel() + items * out_points * channels
+    operations = 2 * items * points * channels * (channels + out_points)
+    if backward:
+        numbers, operations = 3 * numbers, 3 * operations
+    return max(numbers * sampled.element_size() / roof["bytes_per_s"], operations / roof["flops_per_s"])
 
 
 def describe_machine(device: str) -> dict:

@@ -19,4 +19,9 @@ STABLE_TORCH_LIBRARY(SQR_NAMESPACE, m) {
   m.def(
       "adaptive_sample_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, float[] strides, "
       "Tensor points, Tensor level_weights) -> (Tensor, Tensor, Tensor)");
+  // Has kernels for the CPU alone; elsewhere PyTorch's batched products do the same.
+  m.def("adaptive_mix(Tensor sampled, Tensor channel, Tensor spatial, float epsilon) -> Tensor");
+  m.def(
+      "adaptive_mix_backward(Tensor grad_output, Tensor sampled, Tensor channel, Tensor spatial, float epsilon) "
+      "-> (Tensor, Tensor, Tensor)");
 }

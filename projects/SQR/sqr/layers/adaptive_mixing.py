@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import adaptive_sample
+from ..ops import adaptive_mix, adaptive_sample
 
 
 class AdaptiveSampling(nn.Module):
@@ -101,10 +101,9 @@ class AdaptiveMixing(nn.Module):
         """``(B, Q, C)`` and ``(B, Q, F, P, D)`` -> ``query`` plus what mixing gives, ``(B, Q, C)``."""
         b, q, f, p, d = sampled.shape
         channel, spatial = self._generate(query.flatten(0, 1))
-        x = sampled.view(b * q, f, p, d)
-        x = _norm_relu(x @ channel.view(b * q, f, d, d))
-        x = _norm_relu(spatial.view(b * q, f, self.out_points, p) @ x)  # (B*Q, F, P_out, D)
-        return query + self.out_proj(x.view(b, q, -1))
+        n = b * q * f
+        x = adaptive_mix(sampled.view(n, p, d), channel.view(n, d, d), spatial.view(n, self.out_points, p))
+        return query + self.out_proj(x.view(b, q, -1))  # from (B*Q*F, P_out, D)
 
     def _generate(self, query: Tensor) -> list[Tensor]:
         """``(B*Q, C)`` -> the matrices of channels ``(B*Q, F * D * D)`` and of points ``(B*Q, F * P_out * P)``.
@@ -115,8 +114,3 @@ class AdaptiveMixing(nn.Module):
         weights = self.parameter_generator.weight.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
         biases = self.parameter_generator.bias.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
         return [F.linear(query, w.flatten(0, 1), b.flatten()) for w, b in zip(weights, biases, strict=True)]
-
-
-def _norm_relu(x: Tensor) -> Tensor:
-    """Normalise over points and channels together, without scale and shift."""
-    return F.relu(F.layer_norm(x, x.shape[-2:]), inplace=True)

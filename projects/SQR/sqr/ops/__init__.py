@@ -1,13 +1,15 @@
-"""Operators of the detectors: multi-scale deformable attention and AdaMixer's adaptive sampling.
+"""Operators of the detectors: multi-scale deformable attention, and AdaMixer's adaptive sampling and mixing.
 
 Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what there is), pure PyTorch
-elsewhere.
+elsewhere. Adaptive mixing is compiled for the CPU alone.
 """
 
-from .functional import adaptive_sample, ms_deform_attn, use_reference
-from .reference import adaptive_sample_reference, ms_deform_attn_reference
+from .functional import adaptive_mix, adaptive_sample, ms_deform_attn, use_reference
+from .reference import adaptive_mix_reference, adaptive_sample_reference, ms_deform_attn_reference
 
 __all__ = [
+    "adaptive_mix",
+    "adaptive_mix_reference",
     "adaptive_sample",
     "adaptive_sample_reference",
     "ms_deform_attn",

@@ -9,7 +9,14 @@ import sys
 
 import torch
 
-from . import adaptive_sample, adaptive_sample_reference, ms_deform_attn, ms_deform_attn_reference
+from . import (
+    adaptive_mix,
+    adaptive_mix_reference,
+    adaptive_sample,
+    adaptive_sample_reference,
+    ms_deform_attn,
+    ms_deform_attn_reference,
+)
 from .functional import library
 
 SHAPES = [(12, 17), (6, 9), (3, 5)]
@@ -49,6 +56,7 @@ def self_check(device: str) -> list[tuple[str, float, float]]:
     locations = (cell + 0.2 + 0.6 * torch.rand(cell.shape, generator=generator) + 0.5) / size
     weights = torch.rand(2, 50, 4, 3, 4, generator=generator)
     points = locations[..., 0, :, :] * size[0] * STRIDES[0]
+    mixing = [torch.randn(50, *shape, generator=generator) for shape in ((32, 64), (64, 64), (128, 32))]
     results = []
     for name, run, reference, arguments in (
         (
@@ -63,6 +71,7 @@ def self_check(device: str) -> list[tuple[str, float, float]]:
             lambda v, x, w: adaptive_sample_reference(v, SHAPES, STRIDES, x, w),
             (value, points, weights.transpose(-1, -2).contiguous()),
         ),
+        ("adaptive_mix", adaptive_mix, adaptive_mix_reference, mixing),
     ):
         ours = [x.to(device).requires_grad_() for x in arguments]
         exact = [x.double().requires_grad_() for x in arguments]

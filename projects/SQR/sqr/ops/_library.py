@@ -18,6 +18,7 @@ from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_INFO = Path(__file__).resolve().parent / "build_info.json"
+OPERATORS = ("ms_deform_attn", "adaptive_sample", "adaptive_mix")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def load() -> Library:
         return Library(
             None, f"{paths[0].name} does not load into PyTorch {torch.__version__}: {_one_line(error)}", info
         )
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.sqr, name)]
+    if missing:
+        return Library(
+            None, f"{paths[0].name} is older than this package, it has no {missing[0]}; build it again", info
+        )
     register("sqr")
     return Library(paths[0], "", info)
 
@@ -83,33 +89,52 @@ def register(namespace: str) -> None:
         fake=lambda value, shapes, locations, weights: value.new_empty(
             (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
         ),
-        num_constants=1,
+        tensors=(0, 2, 3),
+        atomics=True,
     )
     _register_pair(
         f"{namespace}::adaptive_sample",
         operators.adaptive_sample_backward.default,
         fake=lambda value, shapes, strides, points, weights: value.new_empty((*points.shape[:4], value.shape[3])),
-        num_constants=2,
+        tensors=(0, 3, 4),
+        atomics=True,
+    )
+    _register_pair(
+        f"{namespace}::adaptive_mix",
+        operators.adaptive_mix_backward.default,
+        fake=lambda sampled, channel, spatial, epsilon: sampled.new_empty(
+            (sampled.shape[0], spatial.shape[1], sampled.shape[2])
+        ),
+        tensors=(0, 1, 2),
+        atomics=False,
     )
 
 
-def _register_pair(name: str, backward_op, fake, num_constants: int) -> None:
-    """Register ``name(value, *constants, locations, weights)`` and its backward operator."""
+def _register_pair(name: str, backward_op, fake, tensors: tuple[int, ...], atomics: bool) -> None:
+    """Register an operator and its backward operator, which takes the output's gradient before the same arguments.
+
+    Args:
+        tensors: which arguments are tensors, all of which have gradients.
+        atomics: whether the backward pass on CUDA adds in an order that changes.
+    """
 
     def setup_context(ctx, inputs, output):
-        value, *constants, locations, weights = inputs
-        ctx.save_for_backward(value, locations, weights)
-        ctx.constants = constants
+        ctx.save_for_backward(*[inputs[i] for i in tensors])
+        ctx.constants = [None if i in tensors else x for i, x in enumerate(inputs)]
 
     def backward(ctx, grad):
-        value, locations, weights = ctx.saved_tensors
-        if grad.is_cuda:
+        if atomics and grad.is_cuda:
             _alert_not_deterministic(f"{name}_backward")
-        grads = backward_op(grad, value, *ctx.constants, locations, weights)
-        return grads[0], *[None] * num_constants, grads[1], grads[2]
+        arguments = list(ctx.constants)
+        for i, x in zip(tensors, ctx.saved_tensors, strict=True):
+            arguments[i] = x
+        grads = [None] * len(arguments)
+        for i, x in zip(tensors, backward_op(grad, *arguments), strict=True):
+            grads[i] = x
+        return tuple(grads)
 
-    def fake_backward(grad, value, *rest):
-        return tuple(x.new_empty(x.shape) for x in (value, rest[-2], rest[-1]))
+    def fake_backward(grad, *arguments):
+        return tuple(arguments[i].new_empty(arguments[i].shape) for i in tensors)
 
     def refuse(ctx, *grads):
         raise RuntimeError(

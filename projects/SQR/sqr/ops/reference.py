@@ -83,3 +83,24 @@ def adaptive_sample_reference(
 def _finite(grid: Tensor) -> Tensor:
     """``grid`` in ``grid_sample``'s [-1, 1] with what is not finite moved outside of an image of any size."""
     return grid.nan_to_num(nan=-4.0, posinf=4.0, neginf=-4.0)
+
+
+def adaptive_mix_reference(sampled: Tensor, channel: Tensor, spatial: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """AdaMixer's adaptive mixing (Gao et al., CVPR 2022, section 3.3), by batched products.
+
+    Args:
+        sampled: ``(N, P, D)``.
+        channel: ``(N, D, D)``, mixes channels.
+        spatial: ``(N, P_out, P)``, mixes points.
+        epsilon: added to variances.
+
+    Returns:
+        ``(N, P_out, D)``.
+    """
+    mixed = _norm_relu(sampled @ channel, epsilon)
+    return _norm_relu(spatial @ mixed, epsilon)
+
+
+def _norm_relu(x: Tensor, epsilon: float) -> Tensor:
+    """Normalise over points and channels together, without scale and shift."""
+    return F.relu(F.layer_norm(x, x.shape[-2:], eps=epsilon), inplace=True)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -35,6 +36,11 @@ int64_t backward_scratch_bytes(int64_t points, int64_t element_size) {
   return round_up(taps * kTapNumbers * element_size, 64);
 }
 
+int64_t mix_scratch_elements(int64_t in_points, int64_t out_points, int64_t channels) {
+  const int64_t turned = channels * std::max(in_points, channels);
+  return round_up(3 * in_points * channels + out_points * channels + turned, kRowMultiple);
+}
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpragmas"
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -43,6 +49,8 @@ int64_t backward_scratch_bytes(int64_t points, int64_t element_size) {
 namespace baseline {
 #define SQR_VECTOR_BYTES 16
 #include "kernels.inl"
+#include "mixing.inl"
+#include "table.inl"
 #undef SQR_VECTOR_BYTES
 }  // namespace baseline
 
@@ -54,6 +62,8 @@ namespace baseline {
 namespace v3 {
 #define SQR_VECTOR_BYTES 32
 #include "kernels.inl"
+#include "mixing.inl"
+#include "table.inl"
 #undef SQR_VECTOR_BYTES
 }  // namespace v3
 #pragma GCC pop_options
@@ -63,6 +73,8 @@ namespace v3 {
 namespace v4 {
 #define SQR_VECTOR_BYTES 64
 #include "kernels.inl"
+#include "mixing.inl"
+#include "table.inl"
 #undef SQR_VECTOR_BYTES
 }  // namespace v4
 #pragma GCC pop_options

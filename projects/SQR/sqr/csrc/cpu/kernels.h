@@ -1,7 +1,7 @@
 // What the drivers of the CPU operators know of the vectorised kernels: plain structures and a table of functions,
 // filled once for each instruction set (kernels.inl) and chosen at run time (dispatch.cpp).
 //
-// Both operators are one kernel. A query of a head has `points * levels` taps; a tap is a bilinear sample of one level,
+// Both sampling operators are one kernel. A query of a head has `points * levels` taps; a tap is a bilinear sample of one level,
 // times one weight. Deformable attention adds all taps of a query to one row, adaptive sampling keeps one row a point
 // and adds over the levels only. A location becomes a pixel position as `location * scale - 0.5`.
 #pragma once
@@ -62,6 +62,21 @@ struct BackwardTask {
   void* scratch;   // backward_scratch_bytes()
 };
 
+// Adaptive mixing, either pass, of the items [begin, end).
+template <class T>
+struct MixTask {
+  const T* sampled;  // (items, in_points, channels), contiguous as all of them
+  const T* channel;  // (items, channels, channels)
+  const T* spatial;  // (items, out_points, in_points)
+  const T* grad_out;
+  T* out;  // (items, out_points, channels)
+  T *grad_sampled, *grad_channel, *grad_spatial;
+  int64_t in_points, out_points, channels;
+  int64_t begin, end;
+  T epsilon;
+  T* scratch;  // mix_scratch_elements()
+};
+
 template <class T>
 struct KernelTable {
   void (*forward)(const ForwardTask<T>&);
@@ -69,6 +84,8 @@ struct KernelTable {
   // `rows` rows of `columns` elements to rows of `target_stride` elements; columns up to `target_columns` become zero.
   void (*copy_rows)(const T* source, int64_t source_stride, T* target, int64_t target_stride, int64_t rows,
                     int64_t columns, int64_t target_columns);
+  void (*mix_forward)(const MixTask<T>&);
+  void (*mix_backward)(const MixTask<T>&);
 };
 
 struct Kernels {
@@ -78,6 +95,7 @@ struct Kernels {
 
 int64_t forward_scratch_bytes(int64_t taps, int64_t element_size);
 int64_t backward_scratch_bytes(int64_t points, int64_t element_size);
+int64_t mix_scratch_elements(int64_t in_points, int64_t out_points, int64_t channels);
 
 // Queries whose taps the backward kernel works out together.
 constexpr int64_t kTapBlock = 64;
