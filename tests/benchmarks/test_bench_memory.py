@@ -99,7 +99,7 @@ def test_worst_padded_batch(name, images, overrides, size):
 
 def test_optimizer_state():
     assert optimizer_state_ratio(config()) == 2  # AdamW
-    assert optimizer_state_ratio(config("quick/deformable_detr_shapes", "optimizer._target_=torch.optim.Adamax")) == 2
+    assert optimizer_state_ratio(config("quick/deformable_detr_shapes", "optimizer._target_=torch.optim.Adam")) == 2
     cfg = config()
     cfg.optimizer = {"_target_": "torch.optim.SGD", "params": None, "lr": 1.0}
     assert optimizer_state_ratio(cfg) == 0
