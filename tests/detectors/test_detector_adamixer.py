@@ -75,10 +75,11 @@ def test_a_larger_scale_reads_a_coarser_level():
     with torch.no_grad():
         sampling.offsets.bias.zero_()
     shapes, strides = ((8, 8), (4, 4), (2, 2)), (4, 8, 16)
+    scales = torch.tensor([strides]).float().log2()
     tokens = torch.cat([torch.full((1, h * w, 8), float(level)) for level, (h, w) in enumerate(shapes)], dim=1)
     boxes = torch.tensor([[[16.0, 16, 8, 8]]])
     for z, expected in ((-20.0, 0.0), (3.0, 1.0), (30.0, 2.0)):
-        out = sampling(torch.zeros(1, 1, 8), boxes, torch.full((1, 1, 1), z), tokens, shapes, strides)
+        out = sampling(torch.zeros(1, 1, 8), boxes, torch.full((1, 1, 1), z), tokens, shapes, strides, scales)
         torch.testing.assert_close(out, torch.full((1, 1, 2, 4, 4), expected), atol=1e-5, rtol=0)
 
 
@@ -87,6 +88,41 @@ def test_square_numbers_of_points_start_on_a_grid_and_read_one_level_finer():
     assert {tuple(p) for p in bias[1].tolist()} == {(x, y, -1.0) for x in (-0.25, 0.25) for y in (-0.25, 0.25)}
     other = AdaptiveSampling(dim=8, num_points=5, num_feature_groups=2).offsets.bias.view(2, 5, 3)
     assert other[..., :2].abs().max() <= 0.5 and (other[..., 2] == -1).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_halves_of_the_generator_are_one_linear_layer(autocast):
+    generator = torch.Generator().manual_seed(0)
+    mixing = AdaptiveMixing(dim=8, in_points=3, out_points=5, num_feature_groups=2)
+    torch.nn.init.normal_(mixing.parameter_generator.weight, generator=generator)
+    query = torch.randn(2, 7, 8, generator=generator)
+    weights = mixing.parameter_generator.weight, mixing.parameter_generator.bias
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        whole = mixing.parameter_generator(query).unflatten(-1, (2, -1))
+        halves = [torch.nn.functional.linear(query, *g).unflatten(-1, (2, -1)) for g in mixing.generators()]
+    assert torch.equal(torch.cat(halves, dim=-1), whole)
+    pattern = torch.randn(whole.shape, generator=generator).to(whole.dtype)
+    expected = torch.autograd.grad(whole, weights, pattern)
+    found = torch.autograd.grad(halves, weights, pattern.split(mixing.split, dim=-1))
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_copy_of_the_generator_serves_several_calls():
+    generator = torch.Generator().manual_seed(0)
+    mixing = AdaptiveMixing(dim=8, in_points=3, out_points=5, num_feature_groups=2).double()
+    torch.nn.init.normal_(mixing.parameter_generator.weight, generator=generator)
+    query = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
+    sampled = torch.randn(2, 6, 2, 3, 4, generator=generator, dtype=torch.float64)
+    together = mixing(query, sampled)
+    once = mixing.generators()
+    parts = (slice(2), slice(2, None))
+    apart = [mixing(query[:, part], sampled[:, part].contiguous(), once) for part in parts]
+    torch.testing.assert_close(torch.cat(apart, dim=1), together)
+    parameters = list(mixing.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(x.sin().sum() for x in apart), parameters),
+        torch.autograd.grad(together.sin().sum(), parameters),
+    )
 
 
 def test_strides_and_widths_that_do_not_fit_are_named():
