@@ -93,10 +93,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None 
     """
     if 0 < dropout < 1 and runs_eagerly_on_host(query) and (mask is None or not mask.requires_grad):
         return _CachedAttention.apply(query, key, value, mask, dropout)
-    width, missing = value.shape[-1], key.shape[-1] - value.shape[-1]
-    if missing > 0 and query.device.type == "cpu":
-        value = F.pad(value, (0, missing))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)[..., :width]
+    out = F.scaled_dot_product_attention(query, key, fill_up(value, key), attn_mask=mask, dropout_p=dropout)
+    return out[..., : value.shape[-1]]
+
+
+def fill_up(value: Tensor, key: Tensor) -> Tensor:
+    """On a CPU, values ``(..., E)`` with zeros up to the width of their keys; for several calls, do it once."""
+    missing = key.shape[-1] - value.shape[-1]
+    return F.pad(value, (0, missing)) if missing > 0 and value.device.type == "cpu" else value
 
 
 class _CachedAttention(torch.autograd.Function):

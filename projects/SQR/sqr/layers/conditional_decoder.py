@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structures import DenseMemory, KeysAndValues
-from .attention import attention, join_heads, split_heads
+from .attention import attention, fill_up, join_heads, split_heads
 from .dropout import Dropout
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, make_activation
@@ -67,7 +67,7 @@ class ConditionalCrossAttention(nn.Module):
         if self.query_pos_proj is not None:
             key = key + position
         key = torch.cat([split_heads(x, self.num_heads) for x in (key, position)], dim=-1)
-        value = split_heads(self.value_proj(memory.tokens), self.num_heads)
+        value = fill_up(split_heads(self.value_proj(memory.tokens), self.num_heads), key)
         return KeysAndValues(key.contiguous(), value.contiguous(), ~memory.padding_mask[:, None, None])
 
     def attend(self, x: Tensor, position: Tensor, sine: Tensor, memory: KeysAndValues) -> Tensor:
@@ -88,7 +88,7 @@ class ConditionalCrossAttention(nn.Module):
         query = torch.cat([split_heads(t, self.num_heads) for t in (query, self.query_pos_sine_proj(sine))], dim=-1)
         dropout = self.dropout if self.training else 0.0
         out = attention(query, memory.key, memory.value, mask=memory.attendable, dropout=dropout)
-        return self.out_proj(join_heads(out))
+        return self.out_proj(join_heads(out[..., : self.value_proj.out_features // self.num_heads]))
 
 
 class ConditionalDecoderLayer(nn.Module):
