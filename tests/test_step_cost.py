@@ -26,7 +26,7 @@ OPTIONS = [(False, None), (False, 2), (True, None), (True, 2)]
 HYBRIDS = ["adamixer", "detr", "dab_detr", "group_detr"]  # with an auxiliary query set
 # projections of the memory in a stage, and how many times its size is kept for backward, an image and a stage
 PROJECTIONS = {"adamixer": 0, "detr": 2, "dab_detr": 3, "group_detr": 3}  # 1 elsewhere
-KEPT = {"adamixer": (1, 0), "detr": (2, 2), "dab_detr": (2, 3), "group_detr": (2, 3)}  # (1, 1) elsewhere
+KEPT = {"adamixer": (1, 0), "detr": (2, 2), "dab_detr": (2, 4), "group_detr": (2, 4)}  # (1, 1) elsewhere
 
 
 class CountMemoryWork(TorchFunctionMode):
