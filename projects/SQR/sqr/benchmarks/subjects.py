@@ -130,6 +130,7 @@ class Subject:
             self.model.criterion.register_forward_pre_hook(lambda *_: laps("forward")),
             self.model.criterion.register_forward_hook(lambda *_: laps("loss")),
         ]
+        self.optimizer.zero_grad()  # as the trainer: no old gradients beside the forward pass
         try:
             with self.autocast():
                 losses = self.model(batch)
@@ -149,6 +150,7 @@ class Subject:
         """
         laps = laps or Laps(self.device)
         memory.tokens.grad = None
+        self.optimizer.zero_grad()
         with self.autocast():
             predictions, proposals, auxiliary = self.model.decode(memory)
             laps("forward")
@@ -161,7 +163,6 @@ class Subject:
     def _finish(self, losses: dict[str, Tensor], laps: Laps, *, optimise: bool = True) -> None:
         total = torch.stack([value.float() for value in losses.values()]).sum()
         laps("loss")
-        self.optimizer.zero_grad()
         total.backward()
         laps("backward")
         if optimise:
