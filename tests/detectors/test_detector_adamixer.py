@@ -75,10 +75,11 @@ def test_a_larger_scale_reads_a_coarser_level():
     with torch.no_grad():
         sampling.offsets.bias.zero_()
     shapes, strides = ((8, 8), (4, 4), (2, 2)), (4, 8, 16)
+    scales = torch.tensor([strides]).float().log2()
     tokens = torch.cat([torch.full((1, h * w, 8), float(level)) for level, (h, w) in enumerate(shapes)], dim=1)
     boxes = torch.tensor([[[16.0, 16, 8, 8]]])
     for z, expected in ((-20.0, 0.0), (3.0, 1.0), (30.0, 2.0)):
-        out = sampling(torch.zeros(1, 1, 8), boxes, torch.full((1, 1, 1), z), tokens, shapes, strides)
+        out = sampling(torch.zeros(1, 1, 8), boxes, torch.full((1, 1, 1), z), tokens, shapes, strides, scales)
         torch.testing.assert_close(out, torch.full((1, 1, 2, 4, 4), expected), atol=1e-5, rtol=0)
 
 

@@ -58,7 +58,9 @@ def build(plan: str):
     shapes = tuple(tuple(x.shape[2:]) for x in data["features"])
     sizes = torch.tensor([(w, h) for h, w in data["image_sizes_hw"]]).float()
     tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in data["features"]], dim=1)
-    memory = PyramidMemory(tokens, shapes, tuple(data["config"]["strides"]), sizes)
+    strides = tuple(data["config"]["strides"])
+    scales = torch.tensor(strides).float().log2().expand(len(sizes), -1)
+    memory = PyramidMemory(tokens, shapes, strides, sizes, scales)
     return model, memory, report
 
 

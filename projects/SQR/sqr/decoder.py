@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .recollection import Plan
@@ -19,8 +19,9 @@ class DecoderStage(Protocol):
     ``(B, G * Q, C)`` against one ``(B, N, C)`` memory. The returned reference is detached from the graph (where the
     detector's paper detaches it), the content is not.
 
-    A stage may also have ``prepare(memory) -> memory``, which computes what it needs of the memory alone; where groups
-    are processed in several passes, it is called once for all of them.
+    A stage may also have ``prepare(memory) -> memory``, which computes what it needs of the memory alone and leaves a
+    memory that it has prepared as it is. The decoder calls it once a stage, for all steps, query sets and passes over
+    groups; whoever runs a stage outside of a decoder may hand in the plain memory.
     """
 
     def __call__(self, state: QueryState, memory: object) -> tuple[QueryState, StagePrediction]: ...
@@ -38,10 +39,11 @@ class RecollectingDecoder(nn.Module):
             model trained by the dense-recurrent plan can loop its last stage here: ``{name: looped, times: 5}``.
         checkpoint_groups: keep no activations of recollected groups for the backward pass but compute them again there
             (dropout with the same masks). The chain that inference runs, the last group of every step, stays plain.
-        max_groups_per_pass: run at most that many recollected groups of a step at once, the chain after them. With
-            ``checkpoint_groups`` the activations of no more than these groups exist at any time; without it only what a
-            stage frees itself gets smaller.
-        compile_stages: run stages through ``torch.compile``, with symbolic sizes.
+        max_groups_per_pass: run at most that many groups of a step at once, the recollected ones first, then the chain
+            (which is several groups where the initial queries are, as in Group DETR). With ``checkpoint_groups`` the
+            activations of no more recollected groups than these exist at any time; without it, and in the chain, only
+            what a stage frees itself gets smaller.
+        compile_stages: run stages through ``torch.compile``, with symbolic sizes; can be read and set afterwards.
 
     Neither of the first two changes a loss or a gradient, but for the order of sums and the order in which dropout
     draws its masks; docs/cost.md says what they cost.
@@ -78,9 +80,20 @@ class RecollectingDecoder(nn.Module):
                 f"max_groups_per_pass={max_groups_per_pass!r}: a whole number from 1, or None for all at once"
             )
         self.checkpoint_groups, self.max_groups_per_pass = checkpoint_groups, max_groups_per_pass
-        if compile_stages:
-            for stage in self.stages:
+        self.compile_stages = compile_stages
+
+    @property
+    def compile_stages(self) -> bool:
+        """Whether stages run through ``torch.compile``; a copy of a model is not compiled, as PyTorch has it."""
+        return any(stage._compiled_call_impl is not None for stage in self.stages)
+
+    @compile_stages.setter
+    def compile_stages(self, value: bool) -> None:
+        for stage in self.stages:
+            if value:
                 stage.compile(dynamic=True)
+            else:
+                stage._compiled_call_impl = None  # Module.compile has no opposite
 
     @property
     def active_plan(self) -> Plan:
@@ -89,42 +102,57 @@ class RecollectingDecoder(nn.Module):
 
     def forward(self, initial: QueryState, memory: object) -> list[StagePrediction]:
         """Returns one prediction a step of the active plan, with that step's groups."""
+        return self.forward_sets([initial], memory)[0]
+
+    def forward_sets(self, initials: Sequence[QueryState], memory: object) -> list[list[StagePrediction]]:
+        """:meth:`forward` of several query sets that never see each other but share what stages make of the memory."""
         plan = self.active_plan
-        outputs: dict[int, QueryState] = {0: initial}
-        predictions = []
-        for number, (stage, sources) in enumerate(plan.steps, start=1):
-            states = [outputs[i] for i in sources]
-            outputs[number], prediction = self._run(self.stages[stage - 1], states, memory, initial.num_groups)
-            predictions.append(prediction)
-            for output in [i for i in outputs if plan.last_use(i) <= number]:
-                del outputs[output]
+        outputs: list[dict[int, QueryState]] = [{0: initial} for initial in initials]
+        predictions: list[list[StagePrediction]] = [[] for _ in initials]
+        prepared: dict[int, object] = {}
+        for number, (index, sources) in enumerate(plan.steps, start=1):
+            stage = self.stages[index - 1]
+            if index not in prepared:
+                prepared[index] = stage.prepare(memory) if hasattr(stage, "prepare") else memory
+            for initial, known, done in zip(initials, outputs, predictions, strict=True):
+                states = [known[i] for i in sources]
+                known[number], prediction = self._run(stage, states, prepared[index], initial.num_groups)
+                done.append(prediction)
+                for output in [i for i in known if plan.last_use(i) <= number]:
+                    del known[output]
+            if plan.last_run(index) == number:
+                del prepared[index]
         return predictions
 
     def _run(
         self, stage: nn.Module, states: Sequence[QueryState], memory: object, chain: int
     ) -> tuple[QueryState, StagePrediction]:
         """Run a stage on the concatenation of ``states``, whose last ``chain`` groups are the chain of inference."""
-        recollected = sum(state.num_groups for state in states) - chain
-        if recollected == 0 or not (self.checkpoint_groups or self.max_groups_per_pass):
+        total = sum(state.num_groups for state in states)
+        recollected, size = total - chain, self.max_groups_per_pass or total
+        in_passes = recollected > 0 and (self.checkpoint_groups or self.max_groups_per_pass is not None)
+        if total <= size and not in_passes:
             return stage(QueryState.cat(states), memory)
-        if hasattr(stage, "prepare"):
-            memory = stage.prepare(memory)
 
-        def run(begin: int, end: int) -> tuple[QueryState, StagePrediction]:
+        def run(begin: int, end: int, *_: Tensor) -> tuple[QueryState, StagePrediction]:
             return stage(QueryState.cat(_groups(states, begin, end)), memory)
 
-        size = self.max_groups_per_pass or recollected
         results = []
-        for begin in range(0, recollected, size):
-            end = min(begin + size, recollected)
+        for begin, end in _passes(0, recollected, size):
             # the concatenation is inside, so that what is kept of a pass are the outputs that exist anyway
             if self.checkpoint_groups:
-                results.append(checkpoint(run, begin, end, use_reentrant=False))
+                # the tensor is for its device: random states are kept of the devices of arguments alone
+                results.append(checkpoint(run, begin, end, states[0].content, use_reentrant=False))
             else:
                 results.append(run(begin, end))
-        results.append(run(recollected, recollected + chain))
+        results += [run(begin, end) for begin, end in _passes(recollected, total, size)]
         outputs, predictions = zip(*results, strict=True)
         return QueryState.cat(outputs), StagePrediction.cat(predictions)
+
+
+def _passes(begin: int, end: int, size: int) -> list[tuple[int, int]]:
+    """``begin`` to before ``end`` in parts of at most ``size``."""
+    return [(first, min(first + size, end)) for first in range(begin, end, size)]
 
 
 def _groups(states: Sequence[QueryState], begin: int, end: int) -> list[QueryState]:

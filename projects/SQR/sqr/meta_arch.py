@@ -126,8 +126,9 @@ class QueryBasedDetector(nn.Module):
             set (which generators make in training only), or None.
         """
         initial = self.query_generator(memory)
-        predictions = self.decoder(initial.state, memory)
-        auxiliary = None if initial.auxiliary is None else self.decoder(initial.auxiliary, memory)
+        if initial.auxiliary is None:
+            return self.decoder(initial.state, memory), initial.proposals, None
+        predictions, auxiliary = self.decoder.forward_sets((initial.state, initial.auxiliary), memory)
         return predictions, initial.proposals, auxiliary
 
     def encode(self, batched_inputs: Sequence[dict]) -> object:

@@ -247,6 +247,10 @@ class Plan:
         """The last step (from 1) that takes an output, or 0 if none does: it can be freed afterwards."""
         return max((n for n, step in enumerate(self.steps, start=1) if output in step.sources), default=0)
 
+    def last_run(self, stage: int) -> int:
+        """The last step (from 1) that runs a stage, or 0 if none does."""
+        return max((n for n, step in enumerate(self.steps, start=1) if step.stage == stage), default=0)
+
     def _check_step_number(self, step: int) -> None:
         if not 1 <= step <= self.num_steps:
             raise ValueError(f"step {step}: this plan has steps 1 to {self.num_steps}")

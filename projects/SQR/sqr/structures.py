@@ -9,7 +9,9 @@ absolute xyxy at the Detectron2 border. A padding mask is ``True`` where the inp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -119,6 +121,21 @@ class InitialQueries:
 
 
 @dataclass
+class KeysAndValues:
+    """A memory as one attention reads it, heads apart, so that several calls project and transpose it once.
+
+    Attributes:
+        key: ``(B, H, N, D)``, contiguous.
+        value: ``(B, H, N, E)``, contiguous.
+        attendable: ``(B, 1, 1, N)`` bool, False where padded.
+    """
+
+    key: Tensor
+    value: Tensor
+    attendable: Tensor
+
+
+@dataclass
 class DenseMemory:
     """Encoded features of one level, for attention to all of them.
 
@@ -126,11 +143,20 @@ class DenseMemory:
         tokens: ``(B, N, C)``.
         position: ``(B, N, C)`` position embedding of the tokens.
         padding_mask: ``(B, N)`` bool, True where padded.
+        projected: of one stage, where a stage has prepared the memory.
     """
 
     tokens: Tensor
     position: Tensor
     padding_mask: Tensor
+    projected: KeysAndValues | None = None
+
+    @cached_property
+    def placed(self) -> Tensor:
+        """``(B, N, C)`` sum of tokens and position, made once an image for all stages."""
+        # with the gradient that the tokens have, even if the first to ask has gradients off
+        with torch.enable_grad() if self.tokens.requires_grad else nullcontext():
+            return self.tokens + self.position
 
 
 @dataclass
@@ -142,13 +168,15 @@ class MultiScaleMemory:
         padding_mask: ``(B, N)`` bool, True where padded.
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
         valid_ratios: ``(B, L, 2)`` unpadded share of each level's width and height, in (0, 1].
-        value: ``(B, N, H, D)`` projected for one stage, where a stage has prepared the memory for several passes.
+        pixel_sizes: ``(B, L, 2)`` share of each level's padded width and height that one pixel of it is.
+        value: ``(B, N, H, D)`` of one stage, where a stage has prepared the memory.
     """
 
     tokens: Tensor
     padding_mask: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
+    pixel_sizes: Tensor
     value: Tensor | None = None
 
 
@@ -161,12 +189,17 @@ class PyramidMemory:
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
         strides: pixels of the padded input image that a level's pixel stands for.
         image_sizes: ``(B, 2)`` float32 width and height of the unpadded images in pixels.
+        scales: ``(B, L)`` float32 binary logarithms of the strides.
+        generators: weight and bias of each generator of mixing matrices, of one stage, where a stage has prepared the
+            memory.
     """
 
     tokens: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     image_sizes: Tensor
+    scales: Tensor
+    generators: tuple[tuple[Tensor, Tensor], ...] | None = None
 
 
 @dataclass

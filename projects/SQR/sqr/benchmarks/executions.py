@@ -9,7 +9,7 @@ alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -30,6 +30,9 @@ class _Baseline(nn.Module):
     @property
     def active_plan(self) -> Plan:
         return self.plan
+
+    def forward_sets(self, initials: Sequence[QueryState], memory: object) -> list[list[StagePrediction]]:
+        return [self(initial, memory) for initial in initials]
 
 
 class LoopingDecoder(_Baseline):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
 from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, MultiheadAttention, QueryTable, sine_encoding
+from ..ops import operand
 from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
 
-POSITION_UNIT = (1000.0, 1000.0, 1.0, 1.0)
-"""What x, y, z and r are divided by before the sine embedding, as published."""
+POSITION_UNIT = 1000.0
+"""What x and y are divided by before the sine embedding, as published; z and r are not."""
 
 
 def box_to_xyzr(boxes: Tensor) -> Tensor:
@@ -83,7 +85,8 @@ class PyramidEncoder(nn.Module):
         sizes = torch.stack((valid[:, 0].sum(-1), valid[:, :, 0].sum(-1)), dim=-1).float()
         shapes = tuple((x.shape[2], x.shape[3]) for x in levels)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
-        return PyramidMemory(tokens, shapes, self.strides, sizes)
+        scales = sizes.new_tensor(self.strides).log2().expand(len(sizes), -1)
+        return PyramidMemory(operand(tokens), shapes, self.strides, sizes, scales)
 
 
 class FullImageQueries(nn.Module):
@@ -164,12 +167,17 @@ class AdaMixerStage(nn.Module):
         nn.init.zeros_(self.bbox_embed[-1].weight)
         nn.init.zeros_(self.bbox_embed[-1].bias)
 
+    def prepare(self, memory: PyramidMemory) -> PyramidMemory:
+        """The memory with the halves of this stage's generator of mixing matrices."""
+        return memory if memory.generators is not None else replace(memory, generators=self.mixing.generators())
+
     def forward(self, state: QueryState, memory: PyramidMemory) -> tuple[QueryState, StagePrediction]:
         b, g, q, c = state.content.shape
         reference = state.reference.detach()
         boxes = xyzr_to_box(reference)
         # self-attention: groups are a batch of their own, (B*G, Q, C)
-        position = sine_encoding(reference / reference.new_tensor(POSITION_UNIT), dim=c // 4).flatten(-2)
+        scaled = torch.cat((reference[..., :2] / POSITION_UNIT, reference[..., 2:]), dim=-1)
+        position = sine_encoding(scaled, dim=c // 4).flatten(-2)
         x = (state.content + position.to(state.content.dtype)).reshape(b * g, q, c)
         bias = self._overlap_bias(boxes.reshape(b * g, q, 4)).to(x.dtype)
         x = self.norm1(x + self.self_attn(x, x, x, bias=bias))
@@ -182,8 +190,9 @@ class AdaMixerStage(nn.Module):
             memory.tokens,
             memory.spatial_shapes,
             memory.strides,
+            memory.scales,
         )
-        x = self.norm2(self.mixing(x, sampled))
+        x = self.norm2(self.mixing(x, sampled, self.prepare(memory).generators))
         x = self.norm3(self.ffn(x)).view(b, g, q, c)
         refined = refine_xyzr(self.bbox_embed(x).to(reference.dtype), reference)
         normalised = xyzr_to_box(refined) / memory.image_sizes.repeat(1, 2)[:, None, None]

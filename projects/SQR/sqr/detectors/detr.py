@@ -8,10 +8,12 @@ decoder of one stage holds all that the last stage needs.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from ..layers import FFN, MLP, Dropout, MultiheadAttention, QueryTable, xavier_uniform_all
+from ..layers import FFN, MLP, Dropout, MemoryAttention, MultiheadAttention, QueryTable, xavier_uniform_all
 from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
 
 
@@ -63,7 +65,7 @@ class DetrStage(nn.Module):
     ):
         super().__init__()
         self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
-        self.cross_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.cross_attn = MemoryAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
@@ -75,6 +77,12 @@ class DetrStage(nn.Module):
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
+    def prepare(self, memory: DenseMemory) -> DenseMemory:
+        """The memory with this stage's keys and values."""
+        if memory.projected is not None:
+            return memory
+        return replace(memory, projected=self.cross_attn.project(memory.placed, memory.tokens, memory.padding_mask))
+
     def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
         content, position = state.content, state.extras["position"]
         b, g, q, c = content.shape
@@ -84,12 +92,7 @@ class DetrStage(nn.Module):
         x = self.norm1(x + self.dropout1(self.self_attn(qk, qk, x)))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
-        attended = self.cross_attn(
-            x + position.reshape(b, g * q, c),
-            memory.tokens + memory.position,
-            memory.tokens,
-            padding_mask=memory.padding_mask,
-        )
+        attended = self.cross_attn.attend(x + position.reshape(b, g * q, c), self.prepare(memory).projected)
         x = self.norm2(x + self.dropout2(attended))
         x = self.norm3(self.ffn(x)).view(b, g, q, c)
         output = self.norm(x)

@@ -6,6 +6,7 @@ from .deformable_attention import MultiScaleDeformableAttention
 from .dropout import Dropout
 from .heads import make_heads
 from .initialisation import xavier_uniform_all
+from .memory_attention import MemoryAttention
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
 from .norm import FixedStatsBatchNorm
@@ -21,6 +22,7 @@ __all__ = [
     "ConvNeck",
     "Dropout",
     "FixedStatsBatchNorm",
+    "MemoryAttention",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
     "QueryTable",

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..ops import adaptive_sample
 
+Generators = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 class AdaptiveSampling(nn.Module):
     """Samples features at points that a query chooses in x, y and scale (Gao et al., AdaMixer, CVPR 2022, section 3.2).
@@ -48,6 +50,7 @@ class AdaptiveSampling(nn.Module):
         tokens: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
         strides: Sequence[int],
+        scales: Tensor,
     ) -> Tensor:
         """Sample around each query's box.
 
@@ -58,7 +61,8 @@ class AdaptiveSampling(nn.Module):
                 level ``l`` in proportion to ``exp(-(z - log2(stride_l)) ** 2 / 2)``.
             tokens: ``(B, N, F * D)``.
             spatial_shapes: ``(h, w)`` of each level.
-            strides: of each level.
+            strides: of each level, on the host.
+            scales: ``(B, L)`` binary logarithms of the strides, on the device.
 
         Returns:
             ``(B, Q, F, P, D)``.
@@ -69,10 +73,9 @@ class AdaptiveSampling(nn.Module):
         centre, size = boxes[:, :, None, None].chunk(2, dim=-1)
         points = centre + offsets[..., :2] * size
         z = scale[:, :, None, None] + offsets[..., 2:]
-        levels = z.new_tensor(strides).log2()
-        weights = ((z - levels) ** 2 / -2).softmax(-1)
+        weights = ((z - scales[:, None, None, None]) ** 2 / -2).softmax(-1)
         value = tokens.view(b, tokens.shape[1], groups, -1)
-        return adaptive_sample(value, spatial_shapes, strides, points, weights)
+        return adaptive_sample(value, spatial_shapes, strides, points, weights).to(query.dtype)
 
 
 class AdaptiveMixing(nn.Module):
@@ -97,24 +100,40 @@ class AdaptiveMixing(nn.Module):
         nn.init.zeros_(self.parameter_generator.weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
 
-    def forward(self, query: Tensor, sampled: Tensor) -> Tensor:
-        """``(B, Q, C)`` and ``(B, Q, F, P, D)`` -> ``query`` plus what mixing gives, ``(B, Q, C)``."""
+    def forward(self, query: Tensor, sampled: Tensor, generators: Generators | None = None) -> Tensor:
+        """Mix.
+
+        Args:
+            query: ``(B, Q, C)``.
+            sampled: ``(B, Q, F, P, D)``.
+            generators: what :meth:`generators` returned, where it serves several calls.
+
+        Returns:
+            ``query`` plus what mixing gives, ``(B, Q, C)``.
+        """
         b, q, f, p, d = sampled.shape
-        channel, spatial = self._generate(query.flatten(0, 1))
+        # matrices of channels (B*Q, F * D * D) and of points (B*Q, F * P_out * P)
+        channel, spatial = (F.linear(query.flatten(0, 1), *generator) for generator in generators or self.generators())
         x = sampled.view(b * q, f, p, d)
         x = _norm_relu(x @ channel.view(b * q, f, d, d))
         x = _norm_relu(spatial.view(b * q, f, self.out_points, p) @ x)  # (B*Q, F, P_out, D)
         return query + self.out_proj(x.view(b, q, -1))
 
-    def _generate(self, query: Tensor) -> list[Tensor]:
-        """``(B*Q, C)`` -> the matrices of channels ``(B*Q, F * D * D)`` and of points ``(B*Q, F * P_out * P)``.
+    def generators(self) -> Generators:
+        """Weight and bias of what generates the matrices of channels, and of what generates those of points.
 
-        Two products with halves of the weight, not halves of one product: joining their gradients would copy 131 kB a
-        query, joining the gradients of the weight's halves copies the weight once.
+        Two halves of one generator, so that its two products are apart from the start: joining the gradients of halves
+        of one product would copy 131 kB a query. The halves are a copy of the weight (33 MB), in the dtype of autocast,
+        and so are their gradients: make them once for all calls of a stage.
         """
-        weights = self.parameter_generator.weight.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
-        biases = self.parameter_generator.bias.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
-        return [F.linear(query, w.flatten(0, 1), b.flatten()) for w, b in zip(weights, biases, strict=True)]
+        halves = []
+        for parameter in (self.parameter_generator.weight, self.parameter_generator.bias):
+            kind = parameter.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype
+            parts = parameter.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
+            halves.append([part.flatten(0, 1).to(dtype) for part in parts])
+        (channel, spatial), (channel_bias, spatial_bias) = halves
+        return (channel, channel_bias), (spatial, spatial_bias)
 
 
 def _norm_relu(x: Tensor) -> Tensor:

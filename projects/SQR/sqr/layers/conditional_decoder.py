@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from ..structures import DenseMemory
+from ..structures import DenseMemory, KeysAndValues
 from .attention import attention, join_heads, split_heads
 from .dropout import Dropout
 from .initialisation import xavier_uniform_all
@@ -58,30 +60,34 @@ class ConditionalCrossAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, position: Tensor, sine: Tensor, memory: DenseMemory) -> Tensor:
+    def project(self, memory: DenseMemory) -> KeysAndValues:
+        """What the memory is to this attention; padded tokens get none."""
+        key = self.key_content_proj(memory.tokens)
+        position = self.key_pos_proj(memory.position)
+        if self.query_pos_proj is not None:
+            key = key + position
+        key = torch.cat([split_heads(x, self.num_heads) for x in (key, position)], dim=-1)
+        value = split_heads(self.value_proj(memory.tokens), self.num_heads)
+        return KeysAndValues(key.contiguous(), value.contiguous(), ~memory.padding_mask[:, None, None])
+
+    def attend(self, x: Tensor, position: Tensor, sine: Tensor, memory: KeysAndValues) -> Tensor:
         """Attend to the memory.
 
         Args:
-            x: ``(B, Q, C)`` content; groups folded into ``Q``, so that keys and values are projected once.
+            x: ``(B, Q, C)`` content; groups folded into ``Q``.
             position: ``(B, Q, C)``, used by the first stage only.
             sine: ``(B, Q, C)`` sine embedding of the references, modulated.
-            memory: padded tokens get no attention.
+            memory: what :meth:`project` made of it.
 
         Returns:
             ``(B, Q, C)``.
         """
         query = self.query_content_proj(x)
-        key = self.key_content_proj(memory.tokens)
-        key_position = self.key_pos_proj(memory.position)
         if self.query_pos_proj is not None:
             query = query + self.query_pos_proj(position)
-            key = key + key_position
-        heads = self.num_heads
-        query = torch.cat((split_heads(query, heads), split_heads(self.query_pos_sine_proj(sine), heads)), dim=-1)
-        key = torch.cat((split_heads(key, heads), split_heads(key_position, heads)), dim=-1)
-        value = split_heads(self.value_proj(memory.tokens), heads)
+        query = torch.cat([split_heads(t, self.num_heads) for t in (query, self.query_pos_sine_proj(sine))], dim=-1)
         dropout = self.dropout if self.training else 0.0
-        out = attention(query, key, value, mask=~memory.padding_mask[:, None, None], dropout=dropout)
+        out = attention(query, memory.key, memory.value, mask=memory.attendable, dropout=dropout)
         return self.out_proj(join_heads(out))
 
 
@@ -113,6 +119,10 @@ class ConditionalDecoderLayer(nn.Module):
         self.dropout2 = Dropout(dropout)
         xavier_uniform_all(self)
 
+    def prepare(self, memory: DenseMemory) -> DenseMemory:
+        """The memory with this stage's keys and values."""
+        return memory if memory.projected is not None else replace(memory, projected=self.cross_attn.project(memory))
+
     def attend(self, content: Tensor, position: Tensor, sine: Tensor, memory: DenseMemory) -> Tensor:
         """``(B, G, Q, C)`` content, position and sine embedding -> ``(B, G, Q, C)`` new content."""
         b, g, q, c = content.shape
@@ -121,6 +131,8 @@ class ConditionalDecoderLayer(nn.Module):
         x = self.norm1(x + self.dropout1(self.self_attn(x, position.reshape(b * g, q, c))))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
-        attended = self.cross_attn(x, position.reshape(b, g * q, c), sine.reshape(b, g * q, c), memory)
+        attended = self.cross_attn.attend(
+            x, position.reshape(b, g * q, c), sine.reshape(b, g * q, c), self.prepare(memory).projected
+        )
         x = self.norm2(x + self.dropout2(attended))
         return self.norm3(self.ffn(x)).view(b, g, q, c)

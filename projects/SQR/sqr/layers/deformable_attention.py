@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import is_point
-from ..ops import ms_deform_attn
+from ..ops import ms_deform_attn, operand
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -56,6 +56,7 @@ class MultiScaleDeformableAttention(nn.Module):
         tokens: Tensor,
         padding_mask: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
+        pixel_sizes: Tensor,
     ) -> Tensor:
         """Attend to the memory.
 
@@ -66,28 +67,31 @@ class MultiScaleDeformableAttention(nn.Module):
             tokens: ``(B, N, C)`` memory.
             padding_mask: ``(B, N)`` bool, True where padded; padded values count as zero.
             spatial_shapes: ``(h, w)`` of each level.
+            pixel_sizes: ``(B, L, 2)`` share of each level's padded width and height that one pixel of it is.
 
         Returns:
             ``(B, Q, C)``.
         """
-        return self.attend(query, reference, self.project(tokens, padding_mask), spatial_shapes)
+        return self.attend(query, reference, self.project(tokens, padding_mask), spatial_shapes, pixel_sizes)
 
     def project(self, tokens: Tensor, padding_mask: Tensor) -> Tensor:
-        """``(B, N, C)`` memory -> ``(B, N, H, D)`` values, zero where padded."""
+        """``(B, N, C)`` memory -> ``(B, N, H, D)`` values as the operator reads them, zero where padded."""
         value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0)
-        return value.unflatten(-1, (self.num_heads, -1))
+        return operand(value.unflatten(-1, (self.num_heads, -1)))
 
     def attend(
-        self, query: Tensor, reference: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+        self,
+        query: Tensor,
+        reference: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        pixel_sizes: Tensor,
     ) -> Tensor:
         """:meth:`forward` with what :meth:`project` made of the memory."""
         b, q, _ = query.shape
         h, l, p = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).view(b, q, h, l, p, 2)
         weights = self.attention_weights(query).view(b, q, h, l * p).softmax(-1).view(b, q, h, l, p)
-        pixel = [(1 / width, 1 / height) for height, width in spatial_shapes]
-        # not new_tensor, which would fix the sizes in an export
-        pixel = torch.tensor(pixel, dtype=reference.dtype, device=reference.device)
-        unit = torch.where(is_point(reference), pixel, reference[..., 2:] * (0.5 / p))
+        unit = torch.where(is_point(reference), pixel_sizes[:, None], reference[..., 2:] * (0.5 / p))
         locations = reference[:, :, None, :, None, :2] + offsets * unit[:, :, None, :, None]
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights).to(query.dtype))

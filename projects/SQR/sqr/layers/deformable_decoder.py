@@ -41,7 +41,9 @@ class DeformableDecoderLayer(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def prepare(self, memory: MultiScaleMemory) -> MultiScaleMemory:
-        """The memory with this stage's values, so that several passes over groups project it once."""
+        """The memory with this stage's values."""
+        if memory.value is not None:
+            return memory
         return replace(memory, value=self.cross_attn.project(memory.tokens, memory.padding_mask))
 
     def attend(self, content: Tensor, position: Tensor, reference: Tensor, memory: MultiScaleMemory) -> Tensor:
@@ -64,8 +66,9 @@ class DeformableDecoderLayer(nn.Module):
         attended = self.cross_attn.attend(
             x + position.reshape(b, g * q, c),
             reference.reshape(b, g * q, 1, 4) * memory.valid_ratios[:, None].repeat(1, 1, 1, 2),
-            (memory if memory.value is not None else self.prepare(memory)).value,
+            self.prepare(memory).value,
             memory.spatial_shapes,
+            memory.pixel_sizes,
         )
         x = self.norm1(x + self.dropout1(attended))
         return self.norm3(self.ffn(x)).view(b, g, q, c)

@@ -43,9 +43,10 @@ class DeformableEncoderLayer(nn.Module):
         reference: Tensor,
         padding_mask: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
+        pixel_sizes: Tensor,
     ) -> Tensor:
         """``tokens`` and ``position`` ``(B, N, C)``, ``reference`` ``(B, N, L, 4)`` -> ``(B, N, C)``."""
-        attended = self.self_attn(tokens + position, reference, tokens, padding_mask, spatial_shapes)
+        attended = self.self_attn(tokens + position, reference, tokens, padding_mask, spatial_shapes, pixel_sizes)
         tokens = self.norm1(tokens + self.dropout(attended))
         return self.norm2(self.ffn(tokens))
 
@@ -126,9 +127,10 @@ class DeformableEncoder(nn.Module):
         flat_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)
         valid_ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
         reference = token_references(shapes, valid_ratios)
+        pixel_sizes = (1 / level_sizes(shapes, valid_ratios)).expand_as(valid_ratios)
         for layer in self.layers:
-            tokens = layer(tokens, position, reference, flat_mask, shapes)
-        return MultiScaleMemory(tokens, flat_mask, shapes, valid_ratios)
+            tokens = layer(tokens, position, reference, flat_mask, shapes, pixel_sizes)
+        return MultiScaleMemory(tokens, flat_mask, shapes, valid_ratios, pixel_sizes)
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
@@ -137,16 +139,20 @@ def _valid_ratio(mask: Tensor) -> Tensor:
     return torch.stack((valid[:, 0].mean(-1), valid[:, :, 0].mean(-1)), dim=-1)
 
 
+def level_sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """``(L, 2)`` width and height of each level, in the dtype and on the device of ``like``."""
+    # not new_tensor, which would fix the sizes in an export
+    return torch.tensor([(width, height) for height, width in spatial_shapes], dtype=like.dtype, device=like.device)
+
+
 def token_centres(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
     """``(B, N, 2)`` centre (x, y) of each token as a share of its image's *unpadded* size."""
-    centres = []
+    centres, sizes = [], valid_ratios * level_sizes(spatial_shapes, valid_ratios)  # (B, L, 2)
     for level, (height, width) in enumerate(spatial_shapes):
         y = torch.arange(height, dtype=torch.float32, device=valid_ratios.device) + 0.5
         x = torch.arange(width, dtype=torch.float32, device=valid_ratios.device) + 0.5
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-        extent = torch.tensor([width, height], dtype=valid_ratios.dtype, device=valid_ratios.device)
-        size = valid_ratios[:, None, level] * extent
-        centres.append(grid / size)
+        centres.append(grid / sizes[:, None, level])
     return torch.cat(centres, dim=1)
 
 

@@ -4,7 +4,7 @@ Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what 
 elsewhere.
 """
 
-from .functional import adaptive_sample, ms_deform_attn, use_reference
+from .functional import adaptive_sample, ms_deform_attn, operand, use_reference
 from .reference import adaptive_sample_reference, ms_deform_attn_reference
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "adaptive_sample_reference",
     "ms_deform_attn",
     "ms_deform_attn_reference",
+    "operand",
     "use_reference",
 ]

@@ -138,6 +138,15 @@ def adaptive_sample(
     )
 
 
+def operand(value: Tensor) -> Tensor:
+    """``value`` in the dtype that the operators read, so that several calls with it convert it once.
+
+    The CUDA kernels read 16-bit numbers, all else float32 (float64 for float64). What an operator returns is in the
+    dtype of the value that it got.
+    """
+    return value if value.is_cuda and _takes_compiled(value) else value.to(_library.accumulation_dtype(value))
+
+
 @contextlib.contextmanager
 def use_reference() -> Iterator[None]:
     """Run the PyTorch references inside of this context: for second derivatives, ONNX and comparisons."""
@@ -153,12 +162,10 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
     dtype = _library.accumulation_dtype(value)
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):
-        # The CPU kernels know no 16-bit numbers.
-        operand = value if value.is_cuda else value.to(dtype)
-        return compiled(operand, locations, weights).to(value.dtype)
+        return compiled(operand(value), locations, weights).to(value.dtype)
     device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
-        return reference(value.to(dtype), locations, weights).to(value.dtype)
+        return reference(operand(value), locations, weights).to(value.dtype)
 
 
 def _takes_compiled(value: Tensor) -> bool:
