@@ -14,13 +14,13 @@ from helpers import ROOT, build, random_batch
 from small_models import DETECTORS, lively, small_config
 from sqr.benchmarks import executions, train
 from sqr.benchmarks.executions import running
-from sqr.benchmarks.flops import HANDLES
+from sqr.benchmarks.flops import HANDLES, step_flops
 from sqr.benchmarks.step_profile import print_profiles
 from sqr.benchmarks.subjects import without_dropout
 from sqr.benchmarks.variants import VARIANTS, Variant, multiples, variant_name
-from sqr.decoder import RecollectingDecoder
 from sqr.engine import UsageError, UserError
 from sqr.layers import MultiScaleDeformableAttention
+from sqr.layers.attention import attention
 
 TOOL = ROOT / "projects" / "SQR" / "tools" / "benchmark.py"
 QUICK = ["--config-file", "quick/deformable_detr_shapes", "--size", "64", "96", "--objects", "3", "--device", "cpu"]
@@ -123,26 +123,21 @@ def test_bf16_is_the_same_step_under_autocast(capsys):
 
 
 def test_compiled_variants_name_their_first_call(monkeypatch, capsys):
-    """With a compiler that compiles nothing but counts what it is given."""
-    if not hasattr(RecollectingDecoder, "compile_stages"):
-        pytest.skip("the decoder's stages cannot be compiled after it is made")
-    graphs = []
+    """With a compiler that compiles nothing but notes whom it was asked for: the real one takes minutes."""
+    calls, resets = [], []
 
-    def counting(graph, example_inputs):
-        graphs.append(graph)
-        return graph.forward
+    def compile_module(module, **options):
+        module._compiled_call_impl = lambda *args: calls.append(module) or module._call_impl(*args)
 
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compile_(*args, **kwargs, backend=counting))
-    variants = ["selective", "selective-compile", "sequential-compile"]
-    report = train.run(parsed("--variants", *variants, "--parts", "step", "--memory", "--", *SMALLER))
-    assert graphs and report["largest_difference"] < train.TOLERANCE
-    compiled = len(graphs)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_module)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    shared = ["--parts", "step", "--memory", "--", *SMALLER]
+    train.run(parsed("--variants", "selective", "selective-loop", *shared))
+    assert not calls and not resets and "compiling" not in capsys.readouterr().out
+    report = train.run(parsed("--variants", "selective", "selective-compile", *shared))
+    assert len(calls) == 3 * 3  # stages, times: the check, a first call, one that counts
+    assert report["largest_difference"] < train.TOLERANCE and resets == [1]
     assert "first call, compiling" in capsys.readouterr().out
-    subject = train.Subject.from_config(train.load_subject_config(parsed("--", *SMALLER)))
-    with VARIANTS["selective"].of(subject):
-        subject.step(random_batch([(64, 64)], [2]))
-    assert len(graphs) == compiled and not subject.model.decoder.compile_stages
 
 
 def test_profile_says_where_a_plan_takes_longer(monkeypatch, capsys):
@@ -242,6 +237,7 @@ def test_sampling_and_attention_are_counted():
         torch.rand(b, q, 2, 4),
         torch.rand(b, 30, c),
         torch.zeros(b, 30, dtype=torch.bool),
+        torch.full((b, 2, 2), 0.2),
     )
 
     class Both(torch.nn.Module):
@@ -249,9 +245,9 @@ def test_sampling_and_attention_are_counted():
             super().__init__()
             self.module = module
 
-        def forward(self, query, reference, tokens, mask):
+        def forward(self, query, reference, tokens, mask, pixels):
             attended = torch.nn.functional.scaled_dot_product_attention(query[:, None], query[:, None], query[:, None])
-            return self.module(attended[:, 0], reference, tokens, mask, shapes)
+            return self.module(attended[:, 0], reference, tokens, mask, shapes, pixels)
 
     counts = FlopCountAnalysis(Both(), inputs).set_op_handle(**HANDLES).unsupported_ops_warnings(False)
     with torch.no_grad():
@@ -259,6 +255,25 @@ def test_sampling_and_attention_are_counted():
     assert by_operator["attention"] == 2 * b * q * q * c
     if "sampling" in by_operator:  # the compiled operator; the reference's parts are counted one by one
         assert by_operator["sampling"] == 5 * b * q * 4 * 2 * 3 * (c // 4)
+
+
+def test_narrow_values_are_counted_as_narrow():
+    query, key, value = torch.rand(2, 3, 5, 8), torch.rand(2, 3, 7, 8), torch.rand(2, 3, 7, 4)
+
+    class Attention(torch.nn.Module):
+        def forward(self, *inputs):
+            return torch.nn.functional.scaled_dot_product_attention(*inputs)
+
+    counts = FlopCountAnalysis(Attention(), (query, key, value)).set_op_handle(**HANDLES)
+    assert counts.total() == 2 * 3 * 5 * 7 * (8 + 4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["PyTorch's kernel", "our own function"])
+def test_attention_is_counted_in_both_directions_of_a_step(dropout):
+    query, key, value = (torch.rand(2, 3, n, 8, requires_grad=True) for n in (5, 7, 7))
+    products = 2 * 3 * 5 * 7 * 8  # of one matrix product: there are two forward, five backward
+    assert step_flops(lambda: attention(query, key, value, dropout=dropout)) == 2 * products
+    assert step_flops(lambda: attention(query, key, value, dropout=dropout).sum().backward()) == 7 * products
 
 
 def test_command_stores_json_and_errors_are_one_line(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .subjects import without_dropout
 
@@ -58,16 +58,24 @@ def step_flops(step: Callable[[], object]) -> float:
     Other than three times the forward pass: frozen layers have no backward pass, checkpointed ones two forward passes.
     PyTorch counts a multiplication and an addition each, hence the half.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=STEP_FORMULAS) as counter:
         step()
     return counter.get_total_flops() / 2
 
 
 def _attention(inputs: list, outputs: list) -> Counter:
-    """Queries with keys, and weights with values."""
+    """Queries with keys, and weights with values, which may be of another width."""
     *batch, queries, channels = _shape(inputs[0])
-    keys = _shape(inputs[1])[-2]
-    return Counter({"attention": 2 * math.prod(batch) * queries * keys * channels})
+    keys, widths = _shape(inputs[1])[-2], channels + _shape(inputs[2])[-1]
+    return Counter({"attention": math.prod(batch) * queries * keys * widths})
+
+
+def _cpu_attention(query, key, value, *_, out_shape=None, **__) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _cpu_attention_backward(grad, query, key, value, *_, out_shape=None, **__) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
 
 
 def _deformable_attention(inputs: list, outputs: list) -> Counter:
@@ -93,3 +101,9 @@ HANDLES = {
     "sqr::adaptive_sample": _adaptive_sample,
 }
 """fvcore's handles of the operators that it does not know."""
+
+STEP_FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
+"""PyTorch's counter has its formulas for the fused attention of GPUs alone."""

@@ -118,13 +118,8 @@ def time_part(part: str, subject: Subject, batch: list[dict], args: argparse.Nam
 
         return timed
 
-    variants = {name: VARIANTS[name] for name in args.variants}
-    return interleaved_parts(
-        {name: call(variant) for name, variant in variants.items()},
-        device=args.device,
-        repeats=args.repeats,
-        warmup=2 if any(v.compiled for v in variants.values()) else 1,
-    )
+    variants = {name: call(VARIANTS[name]) for name in args.variants}
+    return interleaved_parts(variants, device=args.device, repeats=args.repeats)
 
 
 def scaling(cfg: DictConfig, args: argparse.Namespace) -> dict:
