@@ -19,7 +19,8 @@ SYNCHRONISING = (
     "masked_select",
     "equal",
     "is_nonzero",
-    "_assert_async",
+    "repeat_interleave",
+    "bincount",
 )
 
 

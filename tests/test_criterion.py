@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from helpers import random_targets
 from sqr.classification import FocalClassification
-from sqr.criterion import SetCriterion
+from sqr.criterion import SetCriterion, giou_loss
 from sqr.matcher import HungarianMatcher
 from sqr.recollection import Plan
 from sqr.structures import StagePrediction
@@ -38,6 +41,21 @@ def test_a_steps_loss_is_the_sum_of_its_groups_alone():
         for kind in ("class", "l1", "giou"):
             expected = sum(a[f"loss_{kind}/stage1"] for a in alone)
             torch.testing.assert_close(losses[f"loss_{kind}/stage{number}"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_giou_loss_is_torchvisions_in_value_and_gradient():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 50, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
+    corners[0, 0] = corners[1, 0]  # the same box
+    corners[0, 1] = corners[0, 1, [0, 1, 0, 1]]  # one without extent
+    boxes, targets = corners
+    found = []
+    for loss in (giou_loss, partial(generalized_box_iou_loss, reduction="none")):
+        leaf = boxes.clone().requires_grad_()
+        values = loss(leaf, targets)
+        found.append((values, torch.autograd.grad(values.sum(), leaf)[0]))
+    assert (found[0][0] > 1).any() and (found[0][0] < 1).any()  # some overlap, some do not
+    torch.testing.assert_close(*found)
 
 
 def test_normaliser_is_the_number_of_objects_and_at_least_one():

@@ -19,7 +19,11 @@ def memory_and_queries(model, batch):
 
 
 def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
-    """Every group alone, in a Python loop that follows the plan's paths and knows nothing of concatenation."""
+    """Every group alone, in a Python loop that follows the plan's paths and knows nothing of concatenation.
+
+    The benchmarks have such a loop too; this one is apart from it, so that no change to a benchmark changes what the
+    decoder is held against.
+    """
     done = {(0,): initial}
     logits, boxes = [], []
     for info in decoder.plan.sets:

@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import generalized_box_iou
 
 from helpers import random_targets
+from memory_tools import CountOperators, PeakOf
+from sqr import matcher as matcher_module
 from sqr.boxes import cxcywh_to_xyxy
-from sqr.classification import FocalClassification
+from sqr.classification import FocalClassification, SoftmaxClassification
 from sqr.matcher import HungarianMatcher, MatchingProblem, generalized_iou
 from sqr.structures import StagePrediction
 
@@ -95,28 +96,51 @@ def test_images_without_objects_are_ordinary(counts):
     assert match.shape == (3, sum(counts))
 
 
-class CountHostCopies(TorchDispatchMode):
-    """Counts what would synchronise a device: copies to the host and scalars read back."""
-
-    def __init__(self):
-        super().__init__()
-        self.scalars = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.scalars += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 def test_one_host_copy_for_all_problems(monkeypatch):
     targets = random_targets([3, 2])
     problems = [problem(predictions(), targets), problem(predictions(q=40), targets.class_agnostic())]
     copies = []
     to_host = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self.shape) or to_host(self))
-    with CountHostCopies() as counter:
+    with CountOperators() as counter:
         matches = matcher()(problems)
     assert [m.shape for m in matches] == [(3, 5), (3, 5)]
-    assert len(copies) == 1 and counter.scalars == 0
+    assert len(copies) == 1 and counter.synchronising == {}
+
+
+CLASSIFICATIONS = [FocalClassification(), SoftmaxClassification()]
+
+
+@pytest.mark.parametrize("classification", CLASSIFICATIONS, ids=["focal", "softmax"])
+@pytest.mark.parametrize(("at_once", "pieces"), [(1, 3 * 6 * 2 + 40 * 2), (7, 3 * 3 + 3 * 2 + 20 + 14), (37, 10)])
+def test_costs_are_the_same_in_pieces(classification, at_once, pieces, monkeypatch):
+    """Part of a group at a time, a group at a time, and (37) several groups of one image."""
+    targets = random_targets([3, 0, 2])
+    problems = [problem(predictions(b=3), targets), problem(predictions(b=3, g=1, q=40), targets.class_agnostic())]
+    whole = HungarianMatcher(classification=classification)
+    expected, matches = whole._costs(problems), whole(problems)
+    calls = []
+    giou = matcher_module.generalized_iou
+    monkeypatch.setattr(matcher_module, "generalized_iou", lambda *args: calls.append(1) or giou(*args))
+    monkeypatch.setattr(matcher_module, "_PAIRS_AT_ONCE", {"cpu": at_once, "cuda": at_once})
+    torch.testing.assert_close(whole._costs(problems), expected, rtol=1e-5, atol=1e-6)
+    assert len(calls) == pieces
+    assert all(torch.equal(a, b) for a, b in zip(whole(problems), matches, strict=True))
+
+
+@pytest.mark.parametrize("classification", CLASSIFICATIONS, ids=["focal", "softmax"])
+@pytest.mark.parametrize(("groups", "queries"), [(32, 150), (1, 4800)], ids=["recollected", "proposals"])
+def test_a_crowd_takes_no_more_than_its_costs_and_a_few_pieces(classification, groups, queries, monkeypatch):
+    crowd = random_targets([120, 1])
+    several = [problem(predictions(b=2, g=groups, q=queries), crowd)]
+    peaks = {}
+    for at_once in (1 << 15, 1 << 30):
+        monkeypatch.setattr(matcher_module, "_PAIRS_AT_ONCE", {"cpu": at_once, "cuda": at_once})
+        with PeakOf(lambda tensor: tensor.nbytes) as peak:
+            costs = HungarianMatcher(classification=classification)._costs(several)
+        peaks[at_once] = peak.peak - costs.nbytes
+    assert peaks[1 << 15] < 12 * 4 * (1 << 15)  # a dozen float32 tensors of a piece
+    assert peaks[1 << 30] > 6 * costs.nbytes > 10 * peaks[1 << 15]  # in one piece
 
 
 def test_more_objects_than_queries_says_what_to_raise():

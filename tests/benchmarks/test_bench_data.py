@@ -1,6 +1,7 @@
 """``benchmark.py data`` on a folder of its own."""
 
 import json
+import time
 from argparse import ArgumentParser
 
 import numpy as np
@@ -44,6 +45,18 @@ def test_waiting_and_steps_are_reported(folder, capsys):
     for row in report["rows"]:
         assert row["loader alone, s a batch"] > 0 and row["step, s"] > 0 and 0 <= row["share of waiting"] < 1
     assert "share of waiting" in capsys.readouterr().out
+
+
+def test_waits_are_summed_so_that_bursts_of_batches_count():
+    """Workers deliver three at once and then keep one waiting: the median wait would be nothing."""
+
+    def bursts():
+        for number in range(9):
+            time.sleep(0.04 if number and number % 4 == 0 else 0)
+            yield number
+
+    waiting, _ = data._iterate(bursts(), None, 8)
+    assert 0.08 <= waiting < 0.16
 
 
 def test_missing_data_is_one_line(folder):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sqr.benchmarks import infer
-from sqr.benchmarks.other_models import counterpart
+from sqr.benchmarks.other_models import NoCounterpartError, counterpart
 from sqr.benchmarks.subjects import load_subject_config
 from sqr.engine import UsageError, UserError
 
@@ -49,7 +49,7 @@ def test_outputs_agree_and_are_timed(name, capsys):
 def test_other_weights_are_refused():
     pytest.importorskip("transformers", reason="transformers is not installed")
     args = parsed(DEFORMABLE, "--", *NARROW)
-    ours, theirs = infer.build_pair(load_subject_config(args), seed=0)
+    ours, theirs, _ = infer.build_pair(load_subject_config(args), seed=0)
     with torch.inference_mode():
         infer.compare(ours, theirs, infer.padded_pair((64, 96), 0))
         for name, parameter in theirs.named_parameters():
@@ -59,17 +59,40 @@ def test_other_weights_are_refused():
             infer.compare(ours, theirs, infer.padded_pair((64, 96), 0))
 
 
-@pytest.mark.parametrize("name", ["adamixer/adamixer_r50_12ep", "quick/detr_shapes"])
+ALONE = ["adamixer/adamixer_r50_12ep", "quick/detr_shapes", "quick/dab_detr_shapes", "quick/group_detr_shapes"]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_configs_without_a_counterpart(name):
     pytest.importorskip("transformers", reason="transformers is not installed")
-    with pytest.raises(UserError, match="transformers is compared with"):
+    with pytest.raises(NoCounterpartError, match=r"not compared: .*transformers"):
         counterpart(load_subject_config(parsed(name)))
 
 
-def test_without_transformers_the_error_says_what_to_install(monkeypatch):
+def test_without_a_counterpart_our_model_is_timed_alone(capsys):
+    few = ["model.decoder.stages.num_stages=2", "model.query_generator.num_queries=7"]
+    report = infer.run(parsed("quick/dab_detr_shapes", "--bf16", "--", *few))
+    json.dumps(report)
+    ours = {infer.OURS, infer.WHOLE}
+    assert set(report["results"][0]["times"]) == ours | {f"{name}, bf16" for name in ours}
+    assert report["largest_difference"] is None and "not compared: " in report["not_compared"]
+    output = capsys.readouterr().out
+    assert report["not_compared"] in output and "images/s" in output and "latency, ms" in output
+
+
+def test_without_transformers_every_config_is_timed_alone(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match="pip install transformers"):
-        counterpart(load_subject_config(parsed(DEFORMABLE)))
+    report = infer.run(parsed(DEFORMABLE, "--", *NARROW))
+    assert set(report["results"][0]["times"]) == {infer.OURS, infer.WHOLE}
+    assert "pip install transformers" in capsys.readouterr().out
+
+
+def test_outputs_are_compared_in_exact_float32():
+    torch.backends.cudnn.allow_tf32 = True
+    before = torch.get_float32_matmul_precision()
+    with infer.exact_float32():
+        assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == before
 
 
 def test_sizes_are_checked():

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from .boxes import cxcywh_to_xyxy
 from .classification import Classification
@@ -151,7 +150,7 @@ class SetCriterion(nn.Module):
         matched = (image, group, match)
         boxes = prediction.boxes[matched]  # (G, T, 4)
         goal = targets.boxes.expand_as(boxes)
-        giou = generalized_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal), reduction="none")
+        giou = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))
         return {
             "class": self.classification.loss(
                 prediction.logits, matched, targets.labels.expand_as(match), normaliser, targets.whole
@@ -160,6 +159,19 @@ class SetCriterion(nn.Module):
             / normaliser,
             "giou": giou.sum(1) / normaliser,
         }
+
+
+def giou_loss(boxes: Tensor, targets: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """``1 - GIoU`` of ``(..., 4)`` xyxy boxes (Rezatofighi et al., CVPR 2019), one by one: ``(...)``.
+
+    ``torchvision.ops.generalized_box_iou_loss`` without the boolean indices, which make a host wait for its device.
+    """
+    sides = torch.minimum(boxes[..., 2:], targets[..., 2:]) - torch.maximum(boxes[..., :2], targets[..., :2])
+    hull = torch.maximum(boxes[..., 2:], targets[..., 2:]) - torch.minimum(boxes[..., :2], targets[..., :2])
+    inter, hull = (width * height for width, height in (sides.clamp(min=0).unbind(-1), hull.unbind(-1)))
+    areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (boxes, targets)]
+    union = areas[0] + areas[1] - inter
+    return 1 - inter / (union + eps) + (hull - union) / (hull + eps)
 
 
 def _side_by_side(
@@ -187,7 +199,7 @@ def _check_auxiliary_size(num_queries: int, repeated: Targets, times: int) -> No
 
 def average_count(count: int, device: torch.device) -> Tensor:
     """A count averaged over all processes and clamped to at least 1: a scalar tensor, never read back to the host."""
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)  # not torch.tensor, whose upload waits for the device
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +110,7 @@ class HungarianMatcher:
         return flat
 
     def _fill(self, problem: MatchingProblem, parts: Sequence[Tensor]) -> None:
-        """Write the costs of each image of a problem, a few groups at a time, which bounds the memory of crowds."""
+        """Write the costs of each image of a problem, some groups or queries at a time: this bounds crowds' memory."""
         (logits, boxes), targets = (problem.prediction.logits, problem.prediction.boxes), problem.targets
         _, groups, queries, _ = logits.shape
         at_once = _PAIRS_AT_ONCE.get(logits.device.type, _PAIRS_AT_ONCE["cuda"])
@@ -122,14 +122,13 @@ class HungarianMatcher:
             first_class += num_classes[image]
             of_image = slice(first, first + objects)
             first += objects
-            step = max(1, at_once // max(1, objects * queries))
-            for begin in range(0, groups if objects else 0, step):
-                part = slice(begin, begin + step)
-                cost = out.view(groups, objects, queries)[part]
-                class_cost = self.classification.cost(logits[image, part].float(), classes)
+            out = out.view(groups, objects, queries)
+            for part in _pieces(groups, queries, objects, at_once):
+                cost = out[part[0], :, part[1]]
+                class_cost = self.classification.cost(logits[image][part].float(), classes)
                 torch.index_select(class_cost, 1, inverse[of_image], out=cost)
                 cost.mul_(self.class_weight)
-                candidates = self._coordinates(boxes[image, part].float())
+                candidates = self._coordinates(boxes[image][part].float())
                 self._add_box_cost(cost, goals[:, of_image, None], candidates[:, :, None])
 
     def _coordinates(self, boxes: Tensor) -> Tensor:
@@ -167,6 +166,18 @@ def generalized_iou(boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
     tiny = torch.finfo(union.dtype).tiny
     giou = inter.div_(union.clamp_(min=tiny))
     return giou.add_(union.div_(hull.clamp_(min=tiny))).sub_(1)
+
+
+def _pieces(groups: int, queries: int, objects: int, at_once: int) -> Iterator[tuple[slice, slice]]:
+    """Groups and queries of about ``at_once`` pairs of a query and an object: several groups, or a part of one."""
+    if objects == 0:
+        return
+    if objects * queries <= at_once:
+        step = at_once // (objects * queries)
+        yield from ((slice(i, i + step), slice(None)) for i in range(0, groups, step))
+    else:  # proposals of a two-stage encoder: one group with as many queries as there are tokens
+        step = max(1, at_once // objects)
+        yield from ((slice(i, i + 1), slice(j, j + step)) for i in range(groups) for j in range(0, queries, step))
 
 
 def _used_classes(targets: Targets, device: torch.device) -> tuple[Tensor, Tensor, list[int]]:

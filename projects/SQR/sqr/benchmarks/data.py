@@ -8,18 +8,17 @@ model has random weights.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Iterator
 
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
-from tabulate import tabulate
 
 from ..errors import UsageError, as_user_error
-from .ops import describe_machine
-from .subjects import Subject, add_overrides_argument, load_subject_config, with_threads
+from .reporting import benchmark, print_table
+from .subjects import Subject, add_overrides_argument, load_subject_config
+from .timing import synchronise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides_argument(parser)
 
 
-@with_threads
+@benchmark
 def run(args: argparse.Namespace) -> dict:
     """Load and train with each number of workers."""
     if args.batches < 1 or min(args.workers) < 0:
@@ -44,28 +43,25 @@ def run(args: argparse.Namespace) -> dict:
         resolve_num_classes(cfg)
     subject = Subject.from_config(cfg, seed=args.seed)
     rows = [measure_workers(cfg, subject, workers, args.batches) for workers in args.workers]
-    report = {
-        "machine": describe_machine(args.device),
-        "config_file": args.config_file,
-        "images": cfg.dataloader.train.total_batch_size,
-        "threads": args.threads,
-        "rows": rows,
-    }
-    print(f"{args.config_file}, batches of {report['images']} images, {args.threads} threads, wall time")
-    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3f"))
-    return report
+    images = cfg.dataloader.train.total_batch_size
+    print_table(f"{args.config_file}, batches of {images} images, {args.threads} threads, wall time", rows)
+    return {"config_file": args.config_file, "images": images, "threads": args.threads, "rows": rows}
 
 
 def measure_workers(cfg: DictConfig, subject: Subject, workers: int, batches: int) -> dict[str, float]:
-    """Medians in seconds, and the share of an iteration that is waiting."""
+    """Means in seconds, and the share of an iteration that is waiting.
+
+    Means, not medians: workers hand their batches over in bursts, so most waits are next to nothing and a few are long.
+    """
     alone, _ = _iterate(_batches(cfg, workers), None, batches)
-    waits, steps = _iterate(_batches(cfg, workers), subject, batches)
+    waiting, stepping = _iterate(_batches(cfg, workers), subject, batches)
     return {
         "workers": workers,
-        "loader alone, s a batch": statistics.median(alone),
-        "step, s": statistics.median(steps),
-        "wait, s": statistics.median(waits),
-        "share of waiting": sum(waits) / (sum(waits) + sum(steps)),
+        "loader alone, s a batch": alone / batches,
+        "loader alone, images/s": cfg.dataloader.train.total_batch_size * batches / alone,
+        "step, s": stepping / batches,
+        "wait, s": waiting / batches,
+        "share of waiting": waiting / (waiting + stepping),
     }
 
 
@@ -75,8 +71,11 @@ def _batches(cfg: DictConfig, workers: int) -> Iterator[list[dict]]:
         return iter(instantiate(cfg.dataloader.train))
 
 
-def _iterate(loader: Iterator, subject: Subject | None, batches: int) -> tuple[list[float], list[float]]:
-    """Seconds waited for each batch and, with a subject, spent in its training step; the first of each is left out."""
+def _iterate(loader: Iterator, subject: Subject | None, batches: int) -> tuple[float, float]:
+    """Seconds waited for ``batches`` batches and, with a subject, spent in their training steps.
+
+    The first batch, which starts the workers, is not among them.
+    """
     waits, steps = [], []
     try:
         for _ in range(batches + 1):
@@ -85,10 +84,9 @@ def _iterate(loader: Iterator, subject: Subject | None, batches: int) -> tuple[l
             loaded = time.perf_counter()
             if subject is not None:
                 subject.step(batch)
-                if subject.device.startswith("cuda"):
-                    torch.cuda.synchronize()
+                synchronise(subject.device)
             waits.append(loaded - begin)
             steps.append(time.perf_counter() - loaded)
     finally:
         loader.close()  # ends its workers
-    return waits[1:], steps[1:]
+    return sum(waits[1:]), sum(steps[1:])

@@ -1,8 +1,9 @@
 """Ways to run a recollecting decoder: this package's, and two others to compare with.
 
 ``folded`` is :class:`sqr.decoder.RecollectingDecoder`: groups are more queries of the same image. ``checkpoint`` and
-``checkpoint-4`` are the same with the options that bound its memory. ``loop`` and ``repeat`` are baselines that give
-the same predictions in the same order, and are here alone.
+``checkpoint-4`` are the same with the options that bound its memory, ``compile`` with its stages through
+``torch.compile``. ``loop`` and ``repeat`` are baselines that give the same predictions in the same order, and are here
+alone.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class RepeatingDecoder(_Baseline):
         return predictions
 
 
+PLANS = ("sequential", "selective", "dense")
+"""Of the papers: plain training, SQR and DQR."""
+
 # name: another decoder, or options of this package's
 EXECUTIONS = {
     "folded": {},
@@ -76,6 +80,7 @@ EXECUTIONS = {
     "repeat": RepeatingDecoder,
     "checkpoint": {"checkpoint_groups": True},
     "checkpoint-4": {"checkpoint_groups": True, "max_groups_per_pass": 4},
+    "compile": {"compile_stages": True},
 }
 
 

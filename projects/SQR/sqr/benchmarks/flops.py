@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from ..ops.functional import library
 from .subjects import without_dropout
 
 
@@ -58,16 +59,24 @@ def step_flops(step: Callable[[], object]) -> float:
     Other than three times the forward pass: frozen layers have no backward pass, checkpointed ones two forward passes.
     PyTorch counts a multiplication and an addition each, hence the half.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=STEP_FORMULAS) as counter:
         step()
     return counter.get_total_flops() / 2
 
 
 def _attention(inputs: list, outputs: list) -> Counter:
-    """Queries with keys, and weights with values."""
+    """Queries with keys, and weights with values, which may be of another width."""
     *batch, queries, channels = _shape(inputs[0])
-    keys = _shape(inputs[1])[-2]
-    return Counter({"attention": 2 * math.prod(batch) * queries * keys * channels})
+    keys, widths = _shape(inputs[1])[-2], channels + _shape(inputs[2])[-1]
+    return Counter({"attention": math.prod(batch) * queries * keys * widths})
+
+
+def _cpu_attention(query, key, value, *_, out_shape=None, **__) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _cpu_attention_backward(grad, query, key, value, *_, out_shape=None, **__) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
 
 
 def _deformable_attention(inputs: list, outputs: list) -> Counter:
@@ -76,6 +85,24 @@ def _deformable_attention(inputs: list, outputs: list) -> Counter:
 
 def _adaptive_sample(inputs: list, outputs: list) -> Counter:
     return _sampling(inputs[0], _shape(inputs[4]))
+
+
+def _adaptive_mix(inputs: list, outputs: list) -> Counter:
+    return Counter({"mixing": _mixing(*map(_shape, inputs[:3]))})
+
+
+def _mixing(sampled: Sequence[int], channel: Sequence[int], spatial: Sequence[int]) -> int:
+    """Multiply-adds of mixing channels and then points."""
+    return math.prod(sampled) * (channel[-1] + spatial[1])
+
+
+def _step_mixing(sampled, channel, spatial, *_, out_shape=None, **__) -> int:
+    return 2 * _mixing(sampled, channel, spatial)
+
+
+def _step_mixing_backward(grad, sampled, channel, spatial, *_, out_shape=None, **__) -> int:
+    """Two products for each of the forward pass; that the kernel works the forward pass out again is not counted."""
+    return 4 * _mixing(sampled, channel, spatial)
 
 
 def _sampling(value, weights: list[int]) -> Counter:
@@ -91,5 +118,15 @@ HANDLES = {
     "aten::scaled_dot_product_attention": _attention,
     "sqr::ms_deform_attn": _deformable_attention,
     "sqr::adaptive_sample": _adaptive_sample,
+    "sqr::adaptive_mix": _adaptive_mix,
 }
 """fvcore's handles of the operators that it does not know."""
+
+STEP_FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
+"""PyTorch's counter has its formulas for the fused attention of GPUs alone."""
+if not library.reason:
+    STEP_FORMULAS[torch.ops.sqr.adaptive_mix] = _step_mixing
+    STEP_FORMULAS[torch.ops.sqr.adaptive_mix_backward] = _step_mixing_backward

@@ -23,12 +23,12 @@ from tabulate import tabulate
 from ..decoder import RecollectingDecoder
 from ..errors import UsageError, UserError, as_user_error
 from ..recollection import Plan
+from .executions import PLANS
 from .model_size import print_sizes, sizes
-from .ops import describe_machine
 from .peak import Measurement, measure
 from .prediction import Prediction, predict
+from .reporting import GIGABYTE, benchmark
 from .subjects import add_overrides_argument, load_subject_config
-from .train import PLANS
 
 HEADROOM = 0.1
 """Share of a budget that is left to what a prediction does not see: workspaces, fragments, the CUDA context."""
@@ -40,7 +40,6 @@ OPTIONS: tuple[dict[str, object], ...] = (
     {"checkpoint_groups": True, "max_groups_per_pass": 4},
 )
 _UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
-_GIGABYTE = 1e9
 _CROWDED = 100  # objects: COCO's training images have up to 93
 
 
@@ -89,12 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides_argument(parser)
 
 
+@benchmark
 def run(args: argparse.Namespace) -> dict:
     """Predict, and print a table and a recommendation."""
     cfg = load_subject_config(args)
     images = args.batch or batch_per_gpu(cfg, args.num_gpus)
     size = tuple(args.size) if args.size else worst_case_size(cfg, images)
-    report = {"machine": describe_machine(args.device), "config_file": args.config_file, "images": images, "size": size}
+    report = {"config_file": args.config_file, "images": images, "size": size}
     if args.params:
         report["params"] = sizes(cfg, size)
         print_sizes(report["params"])
@@ -207,12 +207,12 @@ def recommend(rows: list[Row], plan: str | None, *, images: int, budget: float) 
     """A sentence: whether the config's plan fits, with the mildest option that makes it fit, or the largest batch."""
     own = [row for row in rows if row.plan == plan] or rows
     room = budget * (1 - HEADROOM)
-    asked = f"{budget / _GIGABYTE:.0f} GB, {images} images a GPU"
+    asked = f"{budget / GIGABYTE:.0f} GB, {images} images a GPU"
     for row in own:
         if row.peak(images) <= room:
             return (
                 f"{asked}: fits with {' '.join(row.overrides)} "
-                f"({row.peak(images) / _GIGABYTE:.1f} GB predicted, {HEADROOM:.0%} kept free)"
+                f"({row.peak(images) / GIGABYTE:.1f} GB predicted, {HEADROOM:.0%} kept free)"
             )
     best = max(own, key=lambda row: row.largest_batch(room))
     most = best.largest_batch(room)
@@ -228,12 +228,12 @@ def print_rows(rows: list[dict], budget: float | None) -> None:
     table = []
     for row in rows:
         options = " ".join(f"{key}={value}" for key, value in row["options"].items())
-        line = {"plan": row["plan"], "decoder options": options, "predicted, GB": row["predicted"] / _GIGABYTE}
-        line["a further image"] = row["per_image"] / _GIGABYTE
+        line = {"plan": row["plan"], "decoder options": options, "predicted, GB": row["predicted"] / GIGABYTE}
+        line["a further image"] = row["per_image"] / GIGABYTE
         line["/ first row"] = row["predicted"] / rows[0]["predicted"]
         if "measured" in row:
             measured = row["measured"]
-            line["measured, GB"] = measured / _GIGABYTE if measured else "does not fit here"
+            line["measured, GB"] = measured / GIGABYTE if measured else "does not fit here"
             line["prediction errs by"] = f"{row['predicted'] / measured - 1:+.1%}" if measured else ""
         if budget:
             line["largest batch"] = row["largest_batch"]
@@ -241,8 +241,8 @@ def print_rows(rows: list[dict], budget: float | None) -> None:
     print(f"\n{tabulate(table, headers='keys', tablefmt='github', floatfmt='.2f')}", flush=True)
     first = rows[0]
     print(
-        f"of it parameters {first['parameters'] / _GIGABYTE:.2f}, gradients {first['gradients'] / _GIGABYTE:.2f}, "
-        f"optimizer {first['optimizer'] / _GIGABYTE:.2f}"
+        f"of it parameters {first['parameters'] / GIGABYTE:.2f}, gradients {first['gradients'] / GIGABYTE:.2f}, "
+        f"optimizer {first['optimizer'] / GIGABYTE:.2f}"
     )
 
 

@@ -6,11 +6,10 @@ from omegaconf import DictConfig
 from tabulate import tabulate
 from torch import nn
 
-from .executions import running
+from .executions import PLANS, running
 from .flops import forward_flops
 from .prediction import optimizer_state_ratio
 from .subjects import Subject
-from .train import PLANS
 
 
 def sizes(cfg: DictConfig, size: tuple[int, int]) -> dict:

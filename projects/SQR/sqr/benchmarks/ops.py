@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-import platform
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..ops.functional import library
+from .reporting import benchmark, use_threads
 from .timing import bandwidth, flops, interleaved, least_disturbed
 
 DEFORMABLE_LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]
@@ -46,25 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5)
 
 
+@benchmark
 def run(args: argparse.Namespace) -> dict:
     """Time every case and print a line for each variant."""
-    on_cpu = args.device == "cpu"
     all_threads = torch.get_num_threads()
-    threads = args.threads or sorted({1, all_threads}) if on_cpu else [all_threads]
-    report = {"machine": describe_machine(args.device), "dtype": args.dtype, "results": []}
-    try:
-        for count in threads:
-            torch.set_num_threads(count)
+    threads = args.threads or (sorted({1, all_threads}) if args.device == "cpu" else [all_threads])
+    report = {"dtype": args.dtype, "roof": {}, "results": []}
+    for count in threads:
+        with use_threads(count):
             roof = {"bytes_per_s": bandwidth(args.device), "flops_per_s": flops(args.device)}
-            report["machine"][f"roof, {count} threads"] = roof
+            report["roof"][f"{count} threads"] = roof
             for name in args.cases:
                 for backward in (False, True):
                     row = time_case(name, backward, args, roof)
                     row["threads"] = count
                     report["results"].append(row)
                     print_row(row)
-    finally:
-        torch.set_num_threads(all_threads)
     return report
 
 
@@ -194,17 +190,6 @@ def mixing_bound(sampled: Tensor, channel: Tensor, spatial: Tensor, backward: bo
     if backward:
         numbers, operations = 3 * numbers, 3 * operations
     return max(numbers * sampled.element_size() / roof["bytes_per_s"], operations / roof["flops_per_s"])
-
-
-def describe_machine(device: str) -> dict:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
-    return {
-        "device": name,
-        "pytorch": torch.__version__,
-        "operators": str(library.path and library.path.name) if not library.reason else library.reason,
-        "instruction_set": library.instruction_set() if library.path else "",
-        **library.build_info,
-    }
 
 
 def print_row(row: dict) -> None:

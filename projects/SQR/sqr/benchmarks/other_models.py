@@ -16,6 +16,10 @@ _RESNETS = {
 }
 
 
+class NoCounterpartError(UserError):
+    """There is nothing of ``transformers`` to compare with; the message says why, for a report."""
+
+
 def counterpart(cfg: DictConfig) -> nn.Module:
     """``transformers``' model of a config, with random weights and in evaluation mode; nothing is downloaded.
 
@@ -23,17 +27,18 @@ def counterpart(cfg: DictConfig) -> nn.Module:
         cfg: a whole config of DETR or of a form of Deformable DETR, with its number of classes.
 
     Raises:
-        UserError: ``transformers`` is not installed, or has no such detector.
+        NoCounterpartError: ``transformers`` is not installed, or has no such detector.
     """
     try:
         import transformers
     except ImportError:
-        raise UserError("benchmark.py infer compares with transformers, which is not installed: "
-                        "pip install transformers") from None  # fmt: skip
+        raise NoCounterpartError("not compared: transformers is not installed (pip install transformers)") from None
     model = cfg.model
     stages = _name(model.decoder.stages.get("_target_"))
     if stages not in ("deformable_stages", "detr_stages"):
-        raise UserError(f"transformers is compared with DETR and Deformable DETR; this config's decoder has {stages}")
+        raise NoCounterpartError(
+            f"not compared: of these detectors transformers has DETR and Deformable DETR; this decoder has {stages}"
+        )
     shared = {
         "num_queries": model.query_generator.num_queries,
         "num_labels": model.num_classes,
@@ -73,8 +78,9 @@ def _resnet(transformers, model: DictConfig, out_features: list[str]):
     stages = model.backbone.get("stages")
     depth = None if not isinstance(stages, DictConfig) else stages.get("depth")
     if depth not in _RESNETS or _name(stages.get("_target_")) != "make_default_stages":
-        raise UserError("transformers is compared with configs of Detectron2's plain ResNets; this config's backbone "
-                        "is another one")  # fmt: skip
+        raise NoCounterpartError(
+            "not compared: transformers' counterparts have Detectron2's plain ResNets; this backbone is another one"
+        )
     block, depths, channels = _RESNETS[depth]
     return transformers.ResNetConfig(layer_type=block, depths=depths, hidden_sizes=channels, out_features=out_features)
 

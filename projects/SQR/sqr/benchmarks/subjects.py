@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -13,10 +12,11 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from ..engine.config import load_config
 from ..engine.distributed import resolve_device
-from ..errors import UsageError, as_user_error
+from ..errors import UserError, as_user_error
 from ..targets import Targets
 from .timing import Laps
 
@@ -88,6 +88,7 @@ class Subject:
     Attributes:
         optimizer: the config's own with all rates at zero: it does all its work, and the weights stay.
         amp_dtype: of the forward pass, None for full precision.
+        grad_scaler: scales the loss where that is float16, as the trainer's does; passes everything on otherwise.
     """
 
     model: nn.Module
@@ -95,25 +96,44 @@ class Subject:
     max_norm: float
     norm_type: float
     amp_dtype: torch.dtype | None
+    grad_scaler: torch.amp.GradScaler
     device: str
 
     @staticmethod
     def from_config(cfg: DictConfig, *, seed: int = 0) -> Subject:
-        """Random weights; see :func:`fill_zero_matrices`."""
+        """Random weights; see :func:`fill_zero_matrices`.
+
+        Raises:
+            UserError: the model cannot be built, or float16 is asked for where the trainer refuses it.
+        """
+        clip, amp = cfg.train.clip_grad, cfg.train.amp
+        amp_dtype, kind = getattr(torch, amp.dtype) if amp.enabled else None, torch.device(cfg.train.device).type
+        if amp_dtype is torch.float16 and kind != "cuda":
+            raise UserError("train.amp.dtype=float16 needs a GPU; use train.amp.dtype=bfloat16 on CPU")
         torch.manual_seed(seed)
         with as_user_error(ValueError, prefix="model: "):
             model = instantiate(cfg.model)
         fill_zero_matrices(model)
         model.to(cfg.train.device).train()
-        clip, amp = cfg.train.clip_grad, cfg.train.amp
         return Subject(
             model=model,
             optimizer=make_optimizer(cfg, model),
             max_norm=float("inf") if not clip.max_norm else float(clip.max_norm),
             norm_type=float(clip.norm_type),
-            amp_dtype=getattr(torch, amp.dtype) if amp.enabled else None,
+            amp_dtype=amp_dtype,
+            grad_scaler=torch.amp.GradScaler(kind, enabled=amp_dtype is torch.float16),
             device=cfg.train.device,
         )
+
+    @contextlib.contextmanager
+    def precision(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Inside this context the forward pass runs under autocast with bfloat16; as the config says where None."""
+        before = self.amp_dtype
+        try:
+            self.amp_dtype = dtype or before
+            yield
+        finally:
+            self.amp_dtype = before
 
     def autocast(self) -> torch.autocast:
         kind = torch.device(self.device).type
@@ -130,18 +150,18 @@ class Subject:
             self.model.criterion.register_forward_pre_hook(lambda *_: laps("forward")),
             self.model.criterion.register_forward_hook(lambda *_: laps("loss")),
         ]
+        self.optimizer.zero_grad()  # as the trainer: no old gradients beside the forward pass
         try:
             with self.autocast():
                 losses = self.model(batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        self._finish(losses, laps)
+        self._backward(losses, laps)
+        self._optimise(laps)
         return losses
 
-    def decoder_step(
-        self, memory: object, targets: Targets, laps: Laps | None = None, *, optimise: bool = False
-    ) -> dict[str, Tensor]:
+    def decoder_step(self, memory: object, targets: Targets, laps: Laps | None = None) -> dict[str, Tensor]:
         """What comes after the encoder: initial queries, decoder, loss, and the backward pass to the memory.
 
         Returns:
@@ -149,26 +169,30 @@ class Subject:
         """
         laps = laps or Laps(self.device)
         memory.tokens.grad = None
+        self.optimizer.zero_grad()
         with self.autocast():
             predictions, proposals, auxiliary = self.model.decode(memory)
             laps("forward")
             plan = self.model.decoder.active_plan
             losses = self.model.criterion(predictions, plan, targets, proposals, auxiliary)
             laps("loss")
-        self._finish(losses, laps, optimise=optimise)
+        self._backward(losses, laps)
         return losses
 
-    def _finish(self, losses: dict[str, Tensor], laps: Laps, *, optimise: bool = True) -> None:
+    def _backward(self, losses: dict[str, Tensor], laps: Laps) -> None:
         total = torch.stack([value.float() for value in losses.values()]).sum()
         laps("loss")
-        self.optimizer.zero_grad()
-        total.backward()
+        self.grad_scaler.scale(total).backward()
         laps("backward")
-        if optimise:
+
+    def _optimise(self, laps: Laps) -> None:
+        with record_function("optimizer"):
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.grad_scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
-            self.optimizer.step()
-            laps("optimizer")
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        laps("optimizer")
 
     @torch.no_grad()
     def encode(self, batch: list[dict]) -> tuple[object, Targets]:
@@ -228,24 +252,3 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, value in before:
             setattr(module, name, value)
-
-
-def with_threads(run: Callable[[argparse.Namespace], dict]) -> Callable[[argparse.Namespace], dict]:
-    """Let a benchmark run with ``args.threads`` threads, and put their number back afterwards.
-
-    Raises:
-        UsageError: fewer than one.
-    """
-
-    @functools.wraps(run)
-    def with_threads_set(args: argparse.Namespace) -> dict:
-        if args.threads < 1:
-            raise UsageError(f"--threads {args.threads}: at least 1")
-        before = torch.get_num_threads()
-        torch.set_num_threads(args.threads)
-        try:
-            return run(args)
-        finally:
-            torch.set_num_threads(before)
-
-    return with_threads_set

@@ -10,14 +10,21 @@ from collections.abc import Callable, Mapping
 import torch
 
 TOTAL = "total"
+FIRST = "first call"
 Clocks = tuple[float, float]  # seconds of wall time and of the process's CPU time
 
 
 class Laps:
-    """Takes the times of a call's parts: ``laps("forward")`` ends a part and starts the next."""
+    """Takes the times of a call's parts: ``laps("forward")`` ends a part and starts the next.
 
-    def __init__(self, device: str):
-        self._device = device
+    Args:
+        device: waited for at the end of each part.
+        parts: False to take the total alone: nothing waits between the parts then, so that a GPU's queue never runs
+            empty and the call takes as long as it does unobserved.
+    """
+
+    def __init__(self, device: str, *, parts: bool = True):
+        self._device, self._takes_parts = device, parts
         self.parts: dict[str, Clocks] = {}
         self.start()
 
@@ -26,6 +33,8 @@ class Laps:
         self._begin = self._last = self._now()
 
     def __call__(self, name: str) -> None:
+        if not self._takes_parts:
+            return
         now = self._now()
         wall, cpu = self.parts.get(name, (0.0, 0.0))
         self.parts[name] = (wall + now[0] - self._last[0], cpu + now[1] - self._last[1])
@@ -37,7 +46,7 @@ class Laps:
         return now[0] - self._begin[0], now[1] - self._begin[1]
 
     def _now(self) -> Clocks:
-        _synchronise(self._device)
+        synchronise(self._device)
         return time.perf_counter(), time.process_time()
 
 
@@ -48,7 +57,7 @@ def interleaved(
 
     Args:
         variants: name to a call without arguments.
-        device: ``cpu`` or ``cuda``, which is synchronised around every call.
+        device: such as ``cpu`` or ``cuda:1``; a GPU is synchronised around every call.
         repeats: timed calls of each variant.
         warmup: calls of each variant before.
 
@@ -56,9 +65,15 @@ def interleaved(
         For each variant ``median_ms``, ``best_ms`` and ``p90_ms`` of wall time, and on the CPU ``cpu_ms``, the median
         of the process's CPU time: on a machine shared with others it moves less.
     """
-    calls = {name: lambda laps, call=call: call() for name, call in variants.items()}
-    parts = interleaved_parts(calls, device=device, repeats=repeats, warmup=warmup)
-    return {name: times[TOTAL] for name, times in parts.items()}
+    samples: dict[str, list[Clocks]] = {name: [] for name in variants}
+    for step in range(warmup + repeats):
+        for name, call in variants.items():
+            laps = Laps(device)
+            call()
+            total = laps.total()
+            if step >= warmup:
+                samples[name].append(total)
+    return {name: _summary(clocks, device) for name, clocks in samples.items()}
 
 
 def interleaved_parts(
@@ -66,24 +81,44 @@ def interleaved_parts(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """As :func:`interleaved`, for calls that take a :class:`Laps` and tell it where their parts end.
 
+    On a CPU one call gives the parts and the total. On a GPU, where taking a part means waiting for it, every turn is
+    two calls: one for the total, in which nothing waits, and one for the parts, which add up to more.
+
     Returns:
-        For each variant and part, and for ``total``, what :func:`interleaved` returns for a variant.
+        For each variant and part, and for ``total``, what :func:`interleaved` returns for a variant; also for ``first
+        call``, the very first one, which compiles and allocates.
     """
     samples: dict[str, dict[str, list[Clocks]]] = {name: {} for name in variants}
     for step in range(warmup + repeats):
         for name, call in variants.items():
-            laps = Laps(device)
-            call(laps)
-            total = laps.total()
-            if step >= warmup:
-                for part, clocks in (*laps.parts.items(), (TOTAL, total)):
-                    samples[name].setdefault(part, []).append(clocks)
+            total, parts = _call(call, device)
+            kept = [*parts.items(), (TOTAL, total)] if step >= warmup else []
+            for part, clocks in [(FIRST, total)] * (step == 0) + kept:
+                samples[name].setdefault(part, []).append(clocks)
     return {name: {part: _summary(clocks, device) for part, clocks in parts.items()} for name, parts in samples.items()}
+
+
+def _call(call: Callable[[Laps], object], device: str) -> tuple[Clocks, dict[str, Clocks]]:
+    """The total and the parts of a turn."""
+    total = None
+    if device != "cpu":
+        laps = Laps(device, parts=False)
+        call(laps)
+        total = laps.total()
+    laps = Laps(device)
+    call(laps)
+    return total or laps.total(), laps.parts
 
 
 def least_disturbed(device: str) -> str:
     """The key of :func:`interleaved`'s times to compare: CPU time where one thread does the work, else wall time."""
     return "cpu_ms" if device == "cpu" and torch.get_num_threads() == 1 else "median_ms"
+
+
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was told; ``device`` names which."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def _summary(clocks: list[Clocks], device: str) -> dict[str, float]:
@@ -115,9 +150,4 @@ def flops(device: str, size: int = 1024) -> float:
 
 def _least_ms(times: dict[str, float], device: str) -> float:
     """What others on the machine disturb least: CPU time where one thread does the work."""
-    return times["cpu_ms"] if device == "cpu" and torch.get_num_threads() == 1 else times["best_ms"]
-
-
-def _synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    return times["cpu_ms"] if least_disturbed(device) == "cpu_ms" else times["best_ms"]

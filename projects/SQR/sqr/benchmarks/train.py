@@ -1,10 +1,11 @@
-"""A training step by plan and by execution: ``benchmark.py train``.
+"""A training step by plan, by execution and by precision: ``benchmark.py train``.
 
 The parts of a step, seconds each: forward, loss (matching included), backward, optimizer. Plans are run by this package
-("folded": groups are more queries of the same image). The SQR plan is also run by a loop over groups ("loop"), by
-repeating the memory along the batch axis as the released implementations do ("repeat"), and with the options that bound
-its memory ("checkpoint": ``checkpoint_groups``; "checkpoint-4": ``max_groups_per_pass=4`` too). All give the same
-losses, which is checked first. Weights, images and objects are random.
+(groups are more queries of the same image). Each can also be run by a loop over groups ("loop"), by repeating the
+memory along the batch axis as the released implementations do ("repeat"), with the options that bound its memory
+("checkpoint": ``checkpoint_groups``; "checkpoint-4": ``max_groups_per_pass=4`` too) and with compiled stages
+("compile"). All give the same losses, which is checked first. "bf16" is the same step under autocast. Weights, images
+and objects are random.
 """
 
 from __future__ import annotations
@@ -15,59 +16,43 @@ from dataclasses import asdict
 
 import torch
 from omegaconf import DictConfig
-from tabulate import tabulate
 
 from ..errors import UserError
-from .executions import EXECUTIONS, running
+from .executions import PLANS, running
 from .flops import forward_flops, step_flops
-from .ops import describe_machine
 from .peak import PARTS, Measurement, measure
-from .subjects import (
-    Subject,
-    add_subject_arguments,
-    load_subject_config,
-    random_batch,
-    with_threads,
-    without_dropout,
-)
+from .reporting import benchmark
+from .step_profile import by_operator, by_part, marked_parts, print_profiles, profile_step
+from .subjects import Subject, add_subject_arguments, load_subject_config, random_batch, without_dropout
 from .timing import TOTAL, Laps, interleaved_parts, least_disturbed
+from .train_tables import print_flops, print_memory, print_scaling, print_times
+from .variants import GRAMMAR, VARIANTS, Variant, variant_name
 
-PLANS = ("sequential", "selective", "dense")
-VARIANTS = {plan: (plan, "folded") for plan in PLANS} | {
-    f"selective-{execution}": ("selective", execution) for execution in EXECUTIONS if execution != "folded"
-}
 _DEFAULT = (*PLANS, "selective-loop", "selective-repeat")
 TOLERANCE = 1e-3  # relative, of each loss: float32 sums in another order, through six stages
-_STEP_PARTS = ("forward", "loss", "backward", "optimizer", TOTAL)
-_GIGABYTE = 1e9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject_arguments(parser)
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        choices=VARIANTS,
-        help=f"of {', '.join(VARIANTS)}",
-        default=list(_DEFAULT),
-        metavar="VARIANT",
-    )
+    variants = {"nargs": "+", "type": variant_name, "metavar": "VARIANT"}
+    parser.add_argument("--variants", **variants, default=list(_DEFAULT), help=GRAMMAR)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what to time")
     parser.add_argument("--memory", nargs="*", choices=PARTS, default=["step"], help="whose peak memory to measure")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scaling", action="store_true", help="also twice the queries and twice the groups")
-    parser.add_argument("--profile", choices=VARIANTS, metavar="VARIANT", help="also where its step's time goes")
+    parser.add_argument(
+        "--profile", **variants, help="also where their steps' time goes, by part of the model and by operator"
+    )
     parser.add_argument(
         "--flops", action="store_true", help="also the operations by plan, of the forward pass and of the step"
     )
 
 
-@with_threads
+@benchmark
 def run(args: argparse.Namespace) -> dict:
     """Check, time, measure, print tables."""
     cfg = load_subject_config(args)
-    report = {"machine": describe_machine(args.device), "arguments": _plain(vars(args)), "clock": None}
-    report["clock"] = least_disturbed(args.device)
+    report = {"clock": least_disturbed(args.device)}
     subject = Subject.from_config(cfg, seed=args.seed)
     batch = _batch(args, subject)
     report["largest_difference"] = check_executions(subject, batch, args.variants)
@@ -84,15 +69,15 @@ def run(args: argparse.Namespace) -> dict:
         print_flops(report, args)
     if args.profile:
         report["profile"] = profile(subject, batch, args)
-        _print_table(f"operators of a step of {args.profile}, by their own time", report["profile"])
+        print_profiles(report["profile"])
     if args.memory:
         report["memory"] = memory(args)
         print_memory(report["memory"])
     return report
 
 
-def check_executions(subject: Subject, batch: list[dict], variants: list[str]) -> float | None:
-    """Run every variant of a plan that has several, without dropout.
+def check_executions(subject: Subject, batch: list[dict], names: list[str]) -> float | None:
+    """Run every variant of a plan that has several, without dropout; those in another precision are not compared.
 
     Returns:
         The largest relative difference of a loss; None where no plan has several variants.
@@ -100,20 +85,21 @@ def check_executions(subject: Subject, batch: list[dict], variants: list[str]) -
     Raises:
         UserError: it is above ``TOLERANCE``.
     """
+    variants = [VARIANTS[name] for name in names if VARIANTS[name].precision is None]
     losses: dict[str, tuple[str, Mapping]] = {}
     worst = None
-    plans = [VARIANTS[variant][0] for variant in variants]
     for variant in variants:
-        plan, execution = VARIANTS[variant]
-        if plans.count(plan) == 1:
+        if sum(other.plan == variant.plan for other in variants) == 1:
             continue
-        with running(subject.model, plan, execution), without_dropout(subject.model), torch.no_grad():
+        with variant.of(subject), without_dropout(subject.model), torch.no_grad():
             found = {name: float(value) for name, value in subject.model(batch).items()}
-        first, expected = losses.setdefault(plan, (variant, found))
+        first, expected = losses.setdefault(variant.plan, (variant.name, found))
         difference = max(abs(found[name] - expected[name]) / max(abs(expected[name]), 1e-6) for name in expected)
         if found.keys() != expected.keys() or not difference <= TOLERANCE:
-            raise UserError(f"the losses of {variant} and {first} differ by a share of {difference:.1e}")
+            raise UserError(f"the losses of {variant.name} and {first} differ by a share of {difference:.1e}")
         worst = max(worst or 0.0, difference)
+    if any(variant.compiled for variant in variants):
+        torch.compiler.reset()  # what was compiled for this has no place among what the steps compile
     return worst
 
 
@@ -121,9 +107,10 @@ def time_part(part: str, subject: Subject, batch: list[dict], args: argparse.Nam
     """Interleaved times of every variant's whole step, or of what comes after the encoder."""
     memory, targets = subject.encode(batch) if part == "decoder" else (None, None)
 
-    def call(plan: str, execution: str) -> Callable[[Laps], object]:
+    def call(variant: Variant) -> Callable[[Laps], object]:
         def timed(laps: Laps) -> None:
-            with running(subject.model, plan, execution):
+            with variant.of(subject):
+                laps.start()  # without what it takes to become this variant
                 if part == "decoder":
                     subject.decoder_step(memory, targets, laps)
                 else:
@@ -131,7 +118,7 @@ def time_part(part: str, subject: Subject, batch: list[dict], args: argparse.Nam
 
         return timed
 
-    variants = {name: call(*VARIANTS[name]) for name in args.variants}
+    variants = {name: call(VARIANTS[name]) for name in args.variants}
     return interleaved_parts(variants, device=args.device, repeats=args.repeats)
 
 
@@ -171,29 +158,26 @@ def scaling(cfg: DictConfig, args: argparse.Namespace) -> dict:
     }
 
 
-def profile(subject: Subject, batch: list[dict], args: argparse.Namespace, rows: int = 15) -> list[dict]:
-    """The operators that take most of a step after a first one, with their own time in seconds and share."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if args.device != "cpu":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with running(subject.model, *VARIANTS[args.profile]):
-        subject.step(batch)
-        with torch.profiler.profile(activities=activities) as profiler:
+def profile(subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict[str, dict[str, list[dict]]]:
+    """By variant, where the time of a step after a first one goes: by part of the model and by operator."""
+    found = {}
+    for name in args.profile:
+        variant = VARIANTS[name]
+        with variant.of(subject):
             subject.step(batch)
-    events = profiler.key_averages()
-    kind = "cpu" if args.device == "cpu" else "device"
-    times = sorted(((getattr(e, f"self_{kind}_time_total") / 1e6, e) for e in events), key=lambda x: -x[0])
-    total = sum(seconds for seconds, _ in times)
-    return [
-        {"operator": e.key, "calls": e.count, "seconds": seconds, "share": seconds / total}
-        for seconds, e in times[:rows]
-    ]
+            with marked_parts(subject.model, inside_stages=not variant.compiled):
+                profiler = profile_step(lambda: subject.step(batch), device=args.device)
+        found[name] = {
+            "parts": by_part(profiler, device=args.device),
+            "operators": by_operator(profiler, device=args.device),
+        }
+    return found
 
 
 def flops_by_plan(subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Multiply-adds of the forward pass and of the whole step, by plan."""
     found = {}
-    for plan in dict.fromkeys(VARIANTS[v][0] for v in args.variants):
+    for plan in dict.fromkeys(VARIANTS[name].plan for name in args.variants):
         with running(subject.model, plan):
             forward = sum(forward_flops(subject.model, tuple(args.size), args.batch).values())
             found[plan] = {"forward": forward, "step": step_flops(lambda: subject.step(batch))}
@@ -202,90 +186,26 @@ def flops_by_plan(subject: Subject, batch: list[dict], args: argparse.Namespace)
 
 def memory(args: argparse.Namespace) -> dict[str, dict[str, dict[str, int]]]:
     """Measured bytes by part and variant."""
-    shared = {key: getattr(args, key) for key in ("config_file", "overrides", "batch", "objects", "device", "threads")}
     return {
-        part: {
-            name: asdict(
-                measure(
-                    Measurement(
-                        **shared,
-                        size=tuple(args.size),
-                        seed=args.seed,
-                        plan=VARIANTS[name][0],
-                        execution=VARIANTS[name][1],
-                        part=part,
-                    )
-                )
-            )
-            for name in args.variants
-        }
+        part: {name: asdict(measure(_measurement(args, VARIANTS[name], part))) for name in args.variants}
         for part in args.memory
     }
 
 
-def print_times(part: str, times: dict, clock: str) -> None:
-    """A row a variant: seconds of each part, and the total as a multiple of the first variant's and of "selective"."""
-    names = [p for p in _STEP_PARTS if p in next(iter(times.values()))]
-    totals = {variant: parts[TOTAL][clock] for variant, parts in times.items()}
-    first = next(iter(totals))
-    rows = []
-    for variant, parts in times.items():
-        row = {part: variant, **{name: parts[name][clock] / 1e3 for name in names}}
-        row[f"/ {first}"] = totals[variant] / totals[first]
-        if "selective" in totals:
-            row["/ selective"] = totals[variant] / totals["selective"]
-        rows.append(row)
-    title = "whole step" if part == "step" else "initial queries, decoder and loss, given the memory"
-    _print_table(f"{title}, seconds ({'CPU time' if clock == 'cpu_ms' else 'wall time'})", rows)
-
-
-def print_scaling(found: dict) -> None:
-    print(
-        f"\nscaling of decoder and loss: twice the queries {found['twice_the_queries']:.2f} times the time, "
-        f"{found['groups']['dense']} groups for {found['groups']['selective']} {found['twice_the_groups']:.2f} times; "
-        f"a further group takes {found['further_group_ms'][0]:.1f} ms there and {found['further_group_ms'][1]:.1f} ms "
-        f"between {found['groups']['sequential']} and {found['groups']['selective']}"
+def _measurement(args: argparse.Namespace, variant: Variant, part: str) -> Measurement:
+    return Measurement(
+        config_file=args.config_file,
+        overrides=[*args.overrides, *variant.overrides],
+        size=tuple(args.size),
+        batch=args.batch,
+        objects=args.objects,
+        device=args.device,
+        threads=args.threads,
+        seed=args.seed,
+        plan=variant.plan,
+        execution=variant.execution,
+        part=part,
     )
-
-
-def print_flops(report: dict, args: argparse.Namespace) -> None:
-    """Operations by plan, and how a step's time grows against them."""
-    flops = report["flops"]
-    first = next(iter(flops))
-    rows = []
-    for plan, count in flops.items():
-        row = {"operations": plan}
-        for part in ("forward", "step"):
-            row |= {f"{part}, GFLOP": count[part] / 1e9, f"{part} / {first}": count[part] / flops[first][part]}
-        if "step" in report:
-            totals = {name: parts[TOTAL][report["clock"]] for name, parts in report["step"].items()}
-            if {plan, first} <= totals.keys():
-                grown = totals[plan] / totals[first]
-                row |= {f"time / {first}": grown, "time / flops": grown / row[f"step / {first}"]}
-        rows.append(row)
-    _print_table(
-        f"multiply-adds of the forward pass (fvcore) and of the whole step (PyTorch), {args.batch} images", rows
-    )
-
-
-def print_memory(found: dict) -> None:
-    """A row a variant: peak, the step's own share of it, and multiples of the first variant's."""
-    for part, peaks in found.items():
-        first = next(iter(peaks.values()))
-        selective = peaks.get("selective")
-        rows = []
-        for name, peak in peaks.items():
-            row = {part: name, "peak": peak["peak"] / _GIGABYTE, "of it state": peak["state"] / _GIGABYTE}
-            row[f"/ {next(iter(peaks))}"] = peak["peak"] / first["peak"]
-            row["over it"] = (peak["peak"] - first["peak"]) / _GIGABYTE
-            if selective and selective["peak"] > first["peak"]:
-                row["over it / selective's"] = (peak["peak"] - first["peak"]) / (selective["peak"] - first["peak"])
-            rows.append(row)
-        _print_table(f"peak memory of the {'step' if part == 'step' else 'part after the encoder'}, GB", rows)
-
-
-def _print_table(title: str, rows: list[dict]) -> None:
-    print(f"\n{title}\n{tabulate(rows, headers='keys', tablefmt='github', floatfmt='.3f')}", flush=True)
 
 
 def _batch(args: argparse.Namespace, subject: Subject) -> list[dict]:
@@ -296,7 +216,3 @@ def _batch(args: argparse.Namespace, subject: Subject) -> list[dict]:
         num_classes=subject.model.num_classes,
         seed=args.seed,
     )
-
-
-def _plain(values: Mapping) -> dict:
-    return {key: value if isinstance(value, (int, float, list, str)) else str(value) for key, value in values.items()}

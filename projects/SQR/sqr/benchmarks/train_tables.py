@@ -1,0 +1,73 @@
+"""The tables of ``benchmark.py train``."""
+
+from __future__ import annotations
+
+import argparse
+
+from .reporting import GIGABYTE, print_table
+from .timing import FIRST, TOTAL
+from .variants import VARIANTS, multiples
+
+_STEP_PARTS = ("forward", "loss", "backward", "optimizer", TOTAL)
+COMPILING = "first call, compiling"
+
+
+def print_times(part: str, times: dict, clock: str) -> None:
+    """A row a variant: seconds of each part and of the whole, and multiples of other variants' (:func:`multiples`)."""
+    names = [p for p in _STEP_PARTS if p in next(iter(times.values()))]
+    totals = multiples({variant: parts[TOTAL][clock] for variant, parts in times.items()})
+    any_compiled = any(VARIANTS[variant].compiled for variant in times)
+    rows = []
+    for variant, parts in times.items():
+        row = {part: variant, **{name: parts[name][clock] / 1e3 for name in names}, **totals[variant]}
+        if any_compiled:
+            compiled = VARIANTS[variant].compiled
+            row[COMPILING] = parts[FIRST]["median_ms"] / 1e3 if compiled else None
+        rows.append(row)
+    title = "whole step" if part == "step" else "initial queries, decoder and loss, given the memory"
+    print_table(f"{title}, seconds ({'CPU time' if clock == 'cpu_ms' else 'wall time'})", rows)
+
+
+def print_scaling(found: dict) -> None:
+    print(
+        f"\nscaling of decoder and loss: twice the queries {found['twice_the_queries']:.2f} times the time, "
+        f"{found['groups']['dense']} groups for {found['groups']['selective']} {found['twice_the_groups']:.2f} times; "
+        f"a further group takes {found['further_group_ms'][0]:.1f} ms there and {found['further_group_ms'][1]:.1f} ms "
+        f"between {found['groups']['sequential']} and {found['groups']['selective']}"
+    )
+
+
+def print_flops(report: dict, args: argparse.Namespace) -> None:
+    """Operations by plan, and how a step's time grows against them."""
+    flops = report["flops"]
+    first = next(iter(flops))
+    rows = []
+    for plan, count in flops.items():
+        row = {"operations": plan}
+        for part in ("forward", "step"):
+            row |= {f"{part}, GFLOP": count[part] / 1e9, f"{part} / {first}": count[part] / flops[first][part]}
+        if "step" in report:
+            totals = {name: parts[TOTAL][report["clock"]] for name, parts in report["step"].items()}
+            if {plan, first} <= totals.keys():
+                grown = totals[plan] / totals[first]
+                row |= {f"time / {first}": grown, "time / flops": grown / row[f"step / {first}"]}
+        rows.append(row)
+    print_table(
+        f"multiply-adds of the forward pass (fvcore) and of the whole step (PyTorch), {args.batch} images", rows
+    )
+
+
+def print_memory(found: dict) -> None:
+    """A row a variant: peak, the step's own share of it, and multiples of other variants'."""
+    for part, peaks in found.items():
+        first = next(iter(peaks))
+        over = {name: peak["peak"] - peaks[first]["peak"] for name, peak in peaks.items()}
+        of_peak = multiples({name: peak["peak"] for name, peak in peaks.items()})
+        rows = []
+        for name, peak in peaks.items():
+            row = {part: name, "peak": peak["peak"] / GIGABYTE, "of it state": peak["state"] / GIGABYTE}
+            row |= {**of_peak[name], f"over {first}": over[name] / GIGABYTE}
+            if over.get("selective", 0) > 0:
+                row["over it / selective's"] = over[name] / over["selective"]
+            rows.append(row)
+        print_table(f"peak memory of the {'step' if part == 'step' else 'part after the encoder'}, GB", rows)
