@@ -119,6 +119,7 @@ def test_sampling_and_attention_are_counted():
         torch.rand(b, q, 2, 4),
         torch.rand(b, 30, c),
         torch.zeros(b, 30, dtype=torch.bool),
+        torch.full((b, 2, 2), 0.2),
     )
 
     class Both(torch.nn.Module):
@@ -126,9 +127,9 @@ def test_sampling_and_attention_are_counted():
             super().__init__()
             self.module = module
 
-        def forward(self, query, reference, tokens, mask):
+        def forward(self, query, reference, tokens, mask, pixels):
             attended = torch.nn.functional.scaled_dot_product_attention(query[:, None], query[:, None], query[:, None])
-            return self.module(attended[:, 0], reference, tokens, mask, shapes)
+            return self.module(attended[:, 0], reference, tokens, mask, shapes, pixels)
 
     counts = FlopCountAnalysis(Both(), inputs).set_op_handle(**HANDLES).unsupported_ops_warnings(False)
     with torch.no_grad():
