@@ -199,3 +199,14 @@ def test_bfloat16_keeps_boxes_costs_and_losses_in_float32(detector, monkeypatch)
     torch.testing.assert_close(total, exact, rtol=0.05, atol=0)
     total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_tokens_with_their_positions_are_made_once_an_image_and_keep_their_gradient():
+    model = build(small_config("detr")).train()
+    memory = model.encode(random_batch([(64, 96)], [1]))
+    with torch.no_grad():
+        placed = memory.placed
+    assert placed.requires_grad and memory.placed is placed
+    memories = [stage.prepare(memory) for stage in model.decoder.stages]
+    assert all(stage.prepare(m) is m for stage, m in zip(model.decoder.stages, memories, strict=True))
+    assert torch.autograd.grad(memories[1].projected.key.sum(), memory.tokens)[0].any()
