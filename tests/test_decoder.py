@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import build, random_batch
-from small_models import DETECTORS, PLANS, SPECIAL_FIRST, lively, small_config
+from small_models import DETECTORS, SPECIAL_FIRST, lively, small_config
 from sqr.decoder import RecollectingDecoder
 from sqr.recollection import Plan
 from sqr.structures import QueryState
@@ -94,18 +94,6 @@ def test_plain_form_keeps_the_initial_reference_and_its_gradient():
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
     state, _ = model.decoder.stages[0](initial, memory)
     assert state.reference is initial.reference and state.reference.requires_grad
-
-
-@pytest.mark.parametrize("plan", PLANS)
-def test_value_projections_do_not_depend_on_the_plan(plan):
-    model = build(small_config(plan=plan)).train()
-    calls = []
-    for stage in model.decoder.stages:
-        stage.cross_attn.value_proj.register_forward_hook(lambda m, args, out: calls.append(args[0].shape))
-    batch = random_batch([(64, 96), (96, 64)], [1, 1])
-    memory, initial = memory_and_queries(model, batch)
-    model.decoder(initial, memory)
-    assert calls == [memory.tokens.shape] * model.decoder.plan.num_steps
 
 
 def test_decoder_rejects_plans_that_do_not_fit():

@@ -57,6 +57,73 @@ def test_checkpointing_repeats_dropout(detector):
     assert sum(step(model, batch, True, 2)[0].values()) != sum(results[0][0].values())
 
 
+@pytest.mark.parametrize("detector", ["deformable_refine", "detr", "adamixer"])
+def test_random_states_are_kept_of_the_device_that_queries_are_on(detector, monkeypatch):
+    """PyTorch keeps them of the devices of tensor arguments alone: without any, a GPU would draw other masks again."""
+    model = build(small_config(detector)).train()
+    memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
+    model.decoder.checkpoint_groups = True
+    devices = []
+
+    def spy(*arguments):
+        devices.append({x.device for x in arguments if isinstance(x, torch.Tensor)})
+        return [], []
+
+    monkeypatch.setattr(torch.utils.checkpoint, "get_device_states", spy)
+    for module in (torch.cpu, torch.cuda):  # only then are a device's states looked at
+        monkeypatch.setattr(module, "_initialized", True, raising=False)
+    model.decoder(initial, memory)
+    assert devices == [{initial.content.device}] * 3, "once in every stage with recollected groups"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("detector", ["deformable_refine", "dab_detr", "detr", "adamixer"])
+def test_checkpointing_repeats_dropout_on_a_gpu(detector):
+    cfg = small_config(detector)
+    cfg.decoder.stages.dropout = 0.3
+    model = lively(build(cfg)).train().cuda()
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+    results = []
+    for checkpoint_groups in (False, True):
+        torch.manual_seed(5)
+        results.append(step(model, batch, checkpoint_groups, 2))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)  # sums in another order, no other masks
+
+
+@pytest.mark.parametrize("detector", ["deformable_refine", "dab_detr", "detr", "adamixer"])
+def test_checkpointing_under_bfloat16(detector):
+    cfg = small_config(detector)
+    cfg.decoder.stages.dropout = 0.2
+    model = lively(build(cfg)).train()
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+    results = []
+    for checkpoint_groups in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            results.append(step(model, batch, checkpoint_groups, 2))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_initial_groups_are_split_too():
+    cfg = small_config("group_detr", "selective", num_stages=3)
+    cfg.query_generator.num_groups = 5
+    model = build(cfg).train()
+    passes = []
+    for stage in model.decoder.stages:
+        stage.register_forward_pre_hook(lambda m, args: passes.append(args[0].num_groups))
+    memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
+    model.decoder.max_groups_per_pass = 3
+    predictions = model.decoder(initial, memory)
+    assert passes == [3, 2, 3, 2, 3, 2, 3, 3, 3, 1, 3, 2]
+    model.decoder.checkpoint_groups, passes[:] = True, []
+    predictions = model.decoder(initial, memory)
+    assert passes == [3, 2, 3, 2, 3, 2, 3, 3, 3, 1, 3, 2]
+    passes.clear()
+    sum(p.logits.sum() + p.boxes.sum() for p in predictions).backward()
+    assert sorted(passes) == sorted([3, 2, 3, 3, 3, 1]), "the chain is not computed again"
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_passes_are_no_larger_than_allowed_and_the_chain_is_plain(options):
     model = build(small_config("deformable_plain", "dense")).train()
@@ -144,16 +211,3 @@ def test_every_recipe_takes_the_options_as_overrides(config):
     overrides = ["model.decoder.checkpoint_groups=True", "model.decoder.max_groups_per_pass=4"]
     apply_overrides(cfg, [*overrides, "model.decoder.compile_stages=False"])
     assert cfg.model.decoder.checkpoint_groups is True and cfg.model.decoder.max_groups_per_pass == 4
-
-
-def test_compiled_stages_keep_their_names(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
-    cfg = small_config("detr")
-    plain = build(cfg)
-    assert not compiled
-    cfg.decoder.compile_stages = True
-    model = build(cfg)
-    assert [stage for stage, _ in compiled] == list(model.decoder.stages)
-    assert all(options == {"dynamic": True} for _, options in compiled)
-    assert list(model.state_dict()) == list(plain.state_dict())

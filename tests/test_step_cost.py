@@ -9,60 +9,108 @@ from torch.overrides import TorchFunctionMode
 
 from helpers import build, random_batch, random_targets
 from memory_tools import CountOperators, kept_bytes
-from small_models import lively, small_config
+from small_models import DETECTORS, HYBRID, lively, small_config
+from sqr.benchmarks.executions import running
 from sqr.classification import FocalClassification, SoftmaxClassification
 from sqr.criterion import SetCriterion
+from sqr.layers import AdaptiveMixing
 from sqr.matcher import HungarianMatcher
+from sqr.ops import functional
 from sqr.recollection import Plan
 from sqr.structures import StagePrediction
+from test_hybrid_matching import hybrid_config
 from test_matcher import predictions
 
-PLANS = ["sequential", "selective", "dense"]
-DETECTORS = ["deformable_plain", "deformable_refine", "dab_detr", "dab_deformable_detr", "detr", "adamixer"]
+PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
+OPTIONS = [(False, None), (False, 2), (True, None), (True, 2)]
+HYBRIDS = ["adamixer", "detr", "dab_detr", "group_detr"]  # with an auxiliary query set
+# projections of the memory in a stage, and how many times its size is kept for backward, an image and a stage
+PROJECTIONS = {"adamixer": 0, "detr": 2, "dab_detr": 3, "group_detr": 3}  # 1 elsewhere
+KEPT = {"adamixer": (1, 0), "detr": (2, 2), "dab_detr": (2, 3), "group_detr": (2, 3)}  # (1, 1) elsewhere
 
 
-class CountMemoryProjections(TorchFunctionMode):
-    """Linear maps of all memory tokens, whichever module makes them."""
+class CountMemoryWork(TorchFunctionMode):
+    """Linear maps of all memory tokens in whatever shape, in units of one memory; tensors of Python's numbers."""
 
-    def __init__(self, tokens: int):
+    def __init__(self, rows: int):
         super().__init__()
-        self.tokens, self.count = tokens, 0
+        self.rows, self.projections, self.host_tensors = rows, 0.0, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += func is F.linear and args[0].dim() == 3 and args[0].shape[1] == self.tokens
+        if func is F.linear and (rows := args[0].numel() // args[0].shape[-1]) % self.rows == 0:
+            self.projections += rows // self.rows
+        self.host_tensors += func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
         return func(*args, **(kwargs or {}))
 
 
-def encoded(model, sizes):
-    batch = random_batch(sizes, [2] * len(sizes))
-    images, mask = model.preprocess(batch)
-    memory = model.encoder(model.backbone(images), mask)
-    return memory, model.query_generator(memory).state
+def memory_sized(x: torch.Tensor, rows: int) -> bool:
+    """Whether a tensor's storage, whatever part of it the tensor shows, holds several numbers of every memory token."""
+    numbers = x.untyped_storage().nbytes() // x.element_size()
+    return x.is_floating_point() and numbers % rows == 0 and numbers > rows
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-def test_projections_and_kept_memory_do_not_depend_on_the_plan(detector):
-    model = build(small_config(detector)).train()
-    # sizes whose token counts no other dimension has
-    memory, initial = encoded(
-        model, [(256, 352), (224, 352)] if detector in ("detr", "dab_detr") else [(160, 224), (128, 224)]
-    )
-    tokens = memory.tokens.shape[1]
-    assert tokens not in {7 * groups for groups in range(1, 33)} and tokens > 48
-    found = set()
+def subject(detector: str, hybrid: bool = False, dropout: float = 0.0):
+    """A model, a memory whose number of tokens has a prime factor that no other size has, and its initial queries."""
+    cfg = hybrid_config(detector) if hybrid else small_config(detector, num_stages=3)
+    cfg.decoder.stages.dropout = dropout
+    model = build(cfg).train()
+    one_level = detector in ("detr", "dab_detr", "group_detr")
+    memory = model.encode(random_batch([(256, 416), (224, 416)] if one_level else [(160, 224), (128, 224)], [2, 2]))
+    initial = model.query_generator(memory)
+    assert (initial.auxiliary is not None) == (hybrid or detector == HYBRID)
+    model.query_generator.forward = lambda _: initial
+    return model, memory
+
+
+def memory_work(model, memory) -> tuple[int, int, int]:
+    """Projections of the memory, copies of AdaMixer's generator, bytes of memory-sized tensors kept for backward."""
+    rows = memory.tokens.shape[0] * memory.tokens.shape[1]
+    copies = []
+    with pytest.MonkeyPatch.context() as patch, CountMemoryWork(rows) as counter:
+        made = AdaptiveMixing.generators
+        patch.setattr(AdaptiveMixing, "generators", lambda self: copies.append(self) or made(self))
+        kept = kept_bytes(lambda: model.decode(memory), lambda x: memory_sized(x, rows))
+    assert counter.host_tensors == 0 or functional.library.reason, "a blocking copy to the device"
+    return int(counter.projections), len(copies), kept
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dropout"), [(None, 0.0), (torch.bfloat16, 0.1)], ids=["float32", "bfloat16_dropout"]
+)
+@pytest.mark.parametrize(
+    ("detector", "hybrid"), [*((d, False) for d in [*DETECTORS, HYBRID]), *((d, True) for d in HYBRIDS)]
+)
+def test_work_on_the_memory_depends_on_neither_plan_nor_passes(detector, hybrid, dtype, dropout):
+    model, memory = subject(detector, hybrid, dropout)
+    found = {}
     for plan in PLANS:
-        model.decoder.plan = Plan.from_spec(plan, len(model.decoder.stages))
-        with CountMemoryProjections(tokens) as counter:
-            kept = kept_bytes(lambda: model.decoder(initial, memory), lambda x: tokens in x.shape)
-        found.add((counter.count, kept))
-    assert len(found) == 1, f"{found}: projections and bytes kept under {PLANS}"
-    ((count, kept),) = found
-    steps = len(model.decoder.stages)
-    expected = {"adamixer": 0, "detr": 2 * steps, "dab_detr": 3 * steps}.get(detector, steps)
-    assert count == expected and kept > 0
+        model.decoder.plan = Plan.from_spec(plan, 3)
+        for options in OPTIONS if plan in ("selective", "dense") else OPTIONS[:1]:
+            model.decoder.checkpoint_groups, model.decoder.max_groups_per_pass = options
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                found[(plan, *options)] = memory_work(model, memory)
+    assert len(set(found.values())) == 1, found
+    projections, copies, kept = found["dense", True, 2]
+    assert projections == 3 * PROJECTIONS.get(detector, 1) and copies == 3 * (detector == "adamixer")
+    an_image, a_stage = KEPT.get(detector, (1, 1))
+    if dtype is None:
+        assert kept == (an_image + 3 * a_stage) * memory.tokens.nbytes
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("detector", ["deformable_plain", "dab_detr", "detr", "adamixer"])
+def test_repeating_the_memory_for_groups_would_be_noticed(detector):
+    model, memory = subject(detector)
+    del model.query_generator.forward
+    found = {}
+    for plan in ("sequential", "selective"):
+        with running(model, plan, "repeat"):
+            found[plan] = memory_work(model, memory)
+    if detector != "adamixer":
+        assert found["selective"][0] == 2 * found["sequential"][0], "1 + 2 + 3 groups instead of 3"
+    assert found["selective"][2] > found["sequential"][2]
+
+
+@pytest.mark.parametrize("plan", PLANS[:3])
 @pytest.mark.parametrize("detector", ["deformable_plain", "dab_detr", "detr"])
 def test_encodings_are_made_once_a_level_whatever_the_plan(detector, plan):
     model = build(small_config(detector, plan)).train()
@@ -142,3 +190,14 @@ def test_bfloat16_keeps_boxes_costs_and_losses_in_float32(detector, monkeypatch)
     torch.testing.assert_close(total, exact, rtol=0.05, atol=0)
     total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_tokens_with_their_positions_are_made_once_an_image_and_keep_their_gradient():
+    model = build(small_config("detr")).train()
+    memory = model.encode(random_batch([(64, 96)], [1]))
+    with torch.no_grad():
+        placed = memory.placed
+    assert placed.requires_grad and memory.placed is placed
+    memories = [stage.prepare(memory) for stage in model.decoder.stages]
+    assert all(stage.prepare(m) is m for stage, m in zip(model.decoder.stages, memories, strict=True))
+    assert torch.autograd.grad(memories[1].projected.key.sum(), memory.tokens)[0].any()

@@ -58,7 +58,14 @@ def assert_evaluates_as_the_plain_model(model, detector: str) -> None:
 def assert_trains(model, *, auxiliary: bool, step: float) -> None:
     """Each step has its groups and its losses, every parameter its gradient, and a small step lowers the loss."""
     plan, groups = model.decoder.plan, []
-    model.decoder.register_forward_hook(lambda m, args, steps: groups.append([p.logits.shape[1] for p in steps]))
+    run = model.decoder.forward_sets
+
+    def spy(initials, memory):
+        predictions = run(initials, memory)
+        groups.extend([p.logits.shape[1] for p in steps] for steps in predictions)
+        return predictions
+
+    model.decoder.forward_sets = spy
     losses = model.train()(random_batch(*BATCH))
     initial = plan.initial_groups(groups[0])
     assert groups == [[initial * n for n in plan.groups]] * (1 + auxiliary)

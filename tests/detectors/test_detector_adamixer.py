@@ -90,6 +90,41 @@ def test_square_numbers_of_points_start_on_a_grid_and_read_one_level_finer():
     assert other[..., :2].abs().max() <= 0.5 and (other[..., 2] == -1).all()
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_halves_of_the_generator_are_one_linear_layer(autocast):
+    generator = torch.Generator().manual_seed(0)
+    mixing = AdaptiveMixing(dim=8, in_points=3, out_points=5, num_feature_groups=2)
+    torch.nn.init.normal_(mixing.parameter_generator.weight, generator=generator)
+    query = torch.randn(2, 7, 8, generator=generator)
+    weights = mixing.parameter_generator.weight, mixing.parameter_generator.bias
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        whole = mixing.parameter_generator(query).unflatten(-1, (2, -1))
+        halves = [torch.nn.functional.linear(query, *g).unflatten(-1, (2, -1)) for g in mixing.generators()]
+    assert torch.equal(torch.cat(halves, dim=-1), whole)
+    pattern = torch.randn(whole.shape, generator=generator).to(whole.dtype)
+    expected = torch.autograd.grad(whole, weights, pattern)
+    found = torch.autograd.grad(halves, weights, pattern.split(mixing.split, dim=-1))
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_copy_of_the_generator_serves_several_calls():
+    generator = torch.Generator().manual_seed(0)
+    mixing = AdaptiveMixing(dim=8, in_points=3, out_points=5, num_feature_groups=2).double()
+    torch.nn.init.normal_(mixing.parameter_generator.weight, generator=generator)
+    query = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
+    sampled = torch.randn(2, 6, 2, 3, 4, generator=generator, dtype=torch.float64)
+    together = mixing(query, sampled)
+    once = mixing.generators()
+    parts = (slice(2), slice(2, None))
+    apart = [mixing(query[:, part], sampled[:, part].contiguous(), once) for part in parts]
+    torch.testing.assert_close(torch.cat(apart, dim=1), together)
+    parameters = list(mixing.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(x.sin().sum() for x in apart), parameters),
+        torch.autograd.grad(together.sin().sum(), parameters),
+    )
+
+
 def test_strides_and_widths_that_do_not_fit_are_named():
     encoder = PyramidEncoder(neck=torch.nn.Identity(), strides=(4, 8))
     with pytest.raises(ValueError, match=r"made 1 levels, but strides=\(4, 8\)"):

@@ -14,7 +14,7 @@ from detectron2.engine import default_argument_parser, launch
 
 import train_net
 from engine_toys import TOY_CONFIG, read_metrics
-from engine_workers import train_or_fail, work
+from engine_workers import DETECTORS, train_or_fail, work
 from sqr.engine import UsageError, run_command
 from sqr.engine.distributed import check_num_processes
 
@@ -42,6 +42,15 @@ def test_two_processes_have_the_gradients_of_one(folder):
     for name, gradient in one.items():
         for other in two:
             torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_checkpointed_passes_on_two_processes_have_the_gradients_of_one_without(folder, detector):
+    one, *two = (torch.load(folder / f"{detector}_{name}.pth", weights_only=True) for name in ("1_0", "2_0", "2_1"))
+    noise = 1e-6 * max(gradient.norm() for gradient in one.values())
+    for name, gradient in one.items():
+        assert torch.equal(two[0][name], two[1][name]), name
+        assert (two[0][name] - gradient).norm() <= 1e-3 * gradient.norm() + noise, name
 
 
 @pytest.mark.parametrize("kind", ["run", "parts"], ids=["at_once", "accumulated"])

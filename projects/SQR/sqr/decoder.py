@@ -131,11 +131,15 @@ class RecollectingDecoder(nn.Module):
         total = sum(state.num_groups for state in states)
         recollected, size = total - chain, self.max_groups_per_pass or total
         in_passes = recollected > 0 and (self.checkpoint_groups or self.max_groups_per_pass is not None)
-        if total <= size and not in_passes:
-            return stage(QueryState.cat(states), memory)
+        compiled = stage._compiled_call_impl is not None
 
         def run(begin: int, end: int, *_: Tensor) -> tuple[QueryState, StagePrediction]:
-            return stage(QueryState.cat(_groups(states, begin, end)), memory)
+            state = QueryState.cat(_groups(states, begin, end))
+            # a graph is made for the strides of its inputs: views of every pass and plan would make one each
+            return stage(state.copy() if compiled else state, memory)
+
+        if total <= size and not in_passes:
+            return run(0, total)
 
         results = []
         for begin, end in _passes(0, recollected, size):

@@ -49,6 +49,14 @@ class QueryState:
             extras={k: torch.cat([s.extras[k] for s in states], dim=1) for k in states[0].extras},
         )
 
+    def copy(self) -> QueryState:
+        """The same in contiguous memory of its own, also where it is a view of something wider, expanded or empty."""
+        content, reference, *extras = (
+            x.clone(memory_format=torch.contiguous_format)
+            for x in (self.content, self.reference, *self.extras.values())
+        )
+        return QueryState(content, reference, dict(zip(self.extras, extras, strict=True)))
+
     def groups(self, begin: int, end: int) -> QueryState:
         """The groups from ``begin`` to before ``end``, as views."""
         if (begin, end) == (0, self.num_groups):

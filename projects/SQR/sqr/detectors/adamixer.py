@@ -85,7 +85,7 @@ class PyramidEncoder(nn.Module):
         sizes = torch.stack((valid[:, 0].sum(-1), valid[:, :, 0].sum(-1)), dim=-1).float()
         shapes = tuple((x.shape[2], x.shape[3]) for x in levels)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
-        scales = sizes.new_tensor(self.strides).log2().expand(len(sizes), -1)
+        scales = sizes.new_tensor(self.strides).log2().expand(sizes.shape[0], -1)
         return PyramidMemory(operand(tokens), shapes, self.strides, sizes, scales)
 
 

@@ -37,7 +37,7 @@ class PositionQueries(nn.Module):
     def forward(self, memory: DenseMemory) -> InitialQueries:
         position = self.query_embed().expand(memory.tokens.shape[0], -1, -1, -1)
         content = torch.zeros_like(position)
-        state = QueryState(content, position[..., :0], {"position": position})
+        state = QueryState(content, position.new_zeros(*position.shape[:-1], 0), {"position": position})
         return InitialQueries.split(state, self.num_queries)
 
 
