@@ -154,10 +154,11 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):
         # The CPU kernels know no 16-bit numbers.
-        operand = value if value.is_cuda else value.to(dtype)
+        operand = value.to(dtype) if value.device.type == "cpu" else value
         return compiled(operand, locations, weights).to(value.dtype)
     device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
         return reference(value.to(dtype), locations, weights).to(value.dtype)
 
 
