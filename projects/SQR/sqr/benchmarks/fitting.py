@@ -48,7 +48,9 @@ class Setting:
             for key, value in self.options
             if cfg.model.decoder.get(key, _BOUNDING[key]) != value
         ]
-        changed = [text if text.split("=")[0].rpartition(".")[2] in cfg.model.decoder else f"+{text}" for text in changed]
+        changed = [
+            text if text.split("=")[0].rpartition(".")[2] in cfg.model.decoder else f"+{text}" for text in changed
+        ]
         if self.amp != cfg.train.amp.enabled:
             changed.append(f"train.amp.enabled={self.amp}")
         if self.parts != own_parts(cfg):
@@ -84,9 +86,7 @@ class Row:
         return max(0, 1 + int((budget - self.first.peak) // max(self.per_image, 1)))
 
 
-def predict_row(
-    rehearsal: Rehearsal, plan: PlanSpec, setting: Setting, *, size: tuple[int, int], objects: int
-) -> Row:
+def predict_row(rehearsal: Rehearsal, plan: PlanSpec, setting: Setting, *, size: tuple[int, int], objects: int) -> Row:
     """Predict one and two images at once; further ones add as much as the second.
 
     Raises:
@@ -115,7 +115,11 @@ def settings(cfg: DictConfig, plan: PlanSpec) -> list[Setting]:
     plain, *bounded = (EXECUTIONS[name] for name in ("folded", "checkpoint", "checkpoint-4"))
     found = [("folded", plain, amp), ("folded", plain, True)]
     if recollects(cfg, plan):
-        found += [("checkpoint", bounded[0], amp), ("checkpoint-4", bounded[1], amp), ("checkpoint-4", bounded[1], True)]
+        found += [
+            ("checkpoint", bounded[0], amp),
+            ("checkpoint-4", bounded[1], amp),
+            ("checkpoint-4", bounded[1], True),
+        ]
         if own not in (plain, *bounded):
             found.insert(0, (None, own, amp))
     return list(dict.fromkeys(Setting(name, tuple(options.items()), a, parts) for name, options, a in found))

@@ -119,9 +119,7 @@ class Subject:
         kind = torch.device(self.device).type
         return torch.autocast(kind, self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def step(
-        self, batch: list[dict], laps: Laps | None = None, *, keep_gradients: bool = False
-    ) -> dict[str, Tensor]:
+    def step(self, batch: list[dict], laps: Laps | None = None, *, keep_gradients: bool = False) -> dict[str, Tensor]:
         """One training step as the trainer does it; tells ``laps`` of forward, loss, backward and optimizer.
 
         ``keep_gradients`` adds to the gradients that are there, as for the last part of a batch that is fed in parts.
