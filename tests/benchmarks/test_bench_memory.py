@@ -13,7 +13,7 @@ from detectron2.config import instantiate
 
 from sqr.benchmarks import fitting, memory, peak
 from sqr.benchmarks.model_size import state_dict_bytes
-from sqr.benchmarks.prediction import Rehearsal
+from sqr.benchmarks.prediction import Prediction, Rehearsal
 from sqr.benchmarks.subjects import Subject, load_subject_config
 from sqr.engine import UsageError
 from sqr.errors import UserError
@@ -35,17 +35,27 @@ def parsed(*arguments, config_file="quick/deformable_detr_shapes"):
     return parser.parse_args(["--config-file", config_file, "--device", "cpu", *arguments])
 
 
-def row_of(cfg, plan, setting=PLAIN, **options):
-    return fitting.predict_row(Rehearsal(cfg, **options), plan, setting, size=SIZE, objects=OBJECTS)
+class Toy:
+    """In a rehearsal's place: an image takes 100 bytes, half of it under autocast, a quarter checkpointed."""
+
+    def __init__(self, *args, **kwargs):
+        self.asked = []
+
+    def step(self, *, images, amp, execution, plan, **_):
+        self.asked.append(plan)
+        peak = 10 + images * 100 // (1 + amp) // (4 if execution == "checkpoint-4" else 1)
+        return Prediction(parameters=4, gradients=3, optimizer=6, average=0, buckets=3, peak=peak)
 
 
-def test_peak_grows_with_the_batch_as_a_line():
+def test_the_largest_batch_is_the_largest():
     cfg = config("quick/sqr_deformable_detr_shapes", THREE_STAGES)
-    row = row_of(cfg, "selective")
-    exact = Rehearsal(cfg).step(size=SIZE, images=5, objects=OBJECTS, plan="selective")
-    assert row.peak(5) == pytest.approx(exact.peak, rel=0.01)
-    assert row.largest_batch(row.peak(5)) == 5 and row.largest_batch(row.peak(5) - 1) == 4
-    assert row.largest_batch(1) == 0
+    rehearsal = Rehearsal(cfg)
+    shape = {"size": SIZE, "objects": OBJECTS}
+    row = fitting.predict_row(rehearsal, "selective", PLAIN, images=4, **shape)
+    for images in (4, 60):
+        peak = rehearsal.step(images=images, plan="selective", **shape).peak
+        assert row.largest_batch(1.002 * peak) == images and row.largest_batch(0.998 * peak) == images - 1
+    assert row.largest_batch(row.steps[1].peak - 1) == 0
 
 
 @pytest.mark.parametrize(
@@ -63,24 +73,27 @@ def test_worst_padded_batch(name, images, overrides, size):
     assert memory.worst_case_size(config(name, *overrides), images) == size
 
 
-def test_report_and_recommendation(capsys):
+def test_report_and_recommendation(capsys, monkeypatch):
     """A plan without a name is the config's own all the same: it has rows and is what is recommended for."""
+    toy = Toy()
+    monkeypatch.setattr(memory, "Rehearsal", lambda *args, **kwargs: toy)
     own = "model.decoder.plan={name:selective,start:2}"
-    arguments = [*SMALL, "--batch", "4", "--budget", "10GB", "--num-gpus", "2", own, THREE_STAGES]
-    report = memory.run(parsed(*arguments))
+    report = memory.run(parsed(*SMALL, "--batch", "4", "--budget", "1GB", "--num-gpus", "2", own))
     json.dumps(report)
-    plans = {row["plan"]: row for row in reversed(report["rows"])}
-    assert list(reversed(plans)) == ["sequential", "{name:selective,start:2}", "selective", "dense"]
-    assert plans["sequential"]["predicted"] < plans["selective"]["predicted"] < plans["dense"]["predicted"]
-    assert all(row["per_image"] > 0 and row["largest_batch"] > 100 for row in report["rows"])
-    assert report["recommendation"].startswith("10 GB, 4 images a GPU and step, plan {name:selective,start:2}: fits as")
+    plans = list(dict.fromkeys(row["plan"] for row in report["rows"]))
+    assert plans == ["sequential", "{name:selective,start:2}", "selective", "dense"]
+    assert {"name": "selective", "start": 2} in toy.asked
+    assert report["rows"][0] | {"predicted": 410, "per_image": 100} == report["rows"][0]
+    assert all(row["largest_batch"] > 100 for row in report["rows"])
+    assert report["recommendation"].startswith("1 GB, 4 images a GPU and step, plan {name:selective,start:2}: fits as")
     printed = capsys.readouterr().out
     assert report["recommendation"] in printed
-    assert "no GPU has confirmed" in printed and "DistributedDataParallel's buckets" in printed
+    assert "no GPU has confirmed" in printed and "DistributedDataParallel's buckets 0.00 GB" in printed
 
 
-def test_only_the_plans_asked_for():
-    report = memory.run(parsed("--budget", "10GB", "--for", "cpu", *SMALL, THREE_STAGES, "--plans", "dense"))
+def test_only_the_plans_asked_for(monkeypatch):
+    monkeypatch.setattr(memory, "Rehearsal", Toy)
+    report = memory.run(parsed("--budget", "1GB", "--for", "cpu", *SMALL, "--plans", "dense"))
     assert {row["plan"] for row in report["rows"]} == {"dense"} and report["predicted_for"] == "cpu"
     assert "fits with model.decoder.plan=dense (" in report["recommendation"]
 
@@ -122,18 +135,13 @@ def test_every_setting_saves_memory():
     cfg = config("quick/adamixer_shapes", "model.decoder.stages.num_stages=4")
     rehearsal = Rehearsal(cfg)
     peaks = {
-        str(setting): fitting.predict_row(rehearsal, "dense", setting, size=SIZE, objects=OBJECTS).peak(4)
+        str(setting): rehearsal.step(
+            size=SIZE, images=4, objects=OBJECTS, plan="dense", execution=setting.execution, amp=setting.amp
+        ).peak
         for setting in fitting.settings(cfg, "dense")
     }
     plain, amp, checkpointed, in_passes, all_of_it = peaks.values()
     assert all_of_it < in_passes < checkpointed < plain and all_of_it < amp < plain
-
-
-class Toy:
-    """In a rehearsal's place: an image takes 100 bytes, half of it under autocast, a quarter checkpointed."""
-
-    def step(self, *, images, amp, execution, accumulating, **_):
-        return SimpleNamespace(peak=10 + images * 100 // (1 + amp) // (4 if execution == "checkpoint-4" else 1))
 
 
 @pytest.mark.parametrize(
@@ -160,8 +168,9 @@ def test_the_mildest_setting_is_recommended(room, how):
     assert how in text
 
 
-def test_a_batch_in_parts_is_smaller(capsys):
-    report = memory.run(parsed(*SMALL, "--plans", "sequential", "train.accumulation_steps=4", THREE_STAGES))
+def test_a_batch_in_parts_is_smaller(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "Rehearsal", Toy)
+    report = memory.run(parsed("--plans", "sequential", *SMALL, "train.accumulation_steps=4"))
     assert report["images"] == 4
     assert "4 images at once, 4 times a step" in capsys.readouterr().out
 
@@ -214,7 +223,8 @@ def test_an_image_of_its_own_is_not_padded_to_another(capsys):
 def test_a_step_that_does_not_fit_loses_only_its_own_row(code, stderr, failure, monkeypatch):
     failed = subprocess.CompletedProcess([], code, stdout="", stderr=stderr)
     monkeypatch.setattr(peak.subprocess, "run", lambda *args, **kwargs: failed)
-    args = parsed("--measure", "--plans", "sequential", "--batch", "2", *SMALL, THREE_STAGES)
+    monkeypatch.setattr(memory, "Rehearsal", Toy)
+    args = parsed("--measure", "--plans", "sequential", "--batch", "2", *SMALL)
     if failure is UserError:
         with pytest.raises(UserError, match="measuring the memory of sequential, folded: no such config"):
             memory.run(args)

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UsageError, as_user_error
@@ -22,6 +23,7 @@ PlanSpec = str | Mapping | Sequence
 _UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 _GIGABYTE = 1e9
 _BOUNDING = {"checkpoint_groups": False, "max_groups_per_pass": None}  # the decoder's options, and what is plain
+_MANY = 32  # images more, to see what a further one adds
 _CROWDED = 100  # objects: COCO's training images have up to 93
 
 
@@ -68,32 +70,41 @@ class Row:
     """A plan in a setting on a padded batch.
 
     Attributes:
-        first: a step of one image.
-        per_image: bytes that each further image adds.
+        steps: predictions by the number of images at once, rising. Between them peaks are taken for lines, and beyond
+            the last one for the last line: a small batch's peak can be at the end of the backward pass, with all
+            gradients, a large one's is at its begin, with all activations.
     """
 
     plan: PlanSpec
     setting: Setting
-    first: Prediction
-    per_image: int
+    steps: Mapping[int, Prediction]
 
-    def peak(self, images: int) -> int:
-        """Saved tensors grow with the batch, parameters and optimizer state do not."""
-        return self.first.peak + (images - 1) * self.per_image
+    @property
+    def per_image(self) -> float:
+        """Bytes that a further image adds to a large batch."""
+        (fewer, small), (more, large) = list(self.steps.items())[-2:]
+        return (large.peak - small.peak) / (more - fewer)
 
     def largest_batch(self, budget: float) -> int:
         """The most images at once whose peak stays within a budget in bytes; 0 where one image is too many."""
-        return max(0, 1 + int((budget - self.first.peak) // max(self.per_image, 1)))
+        counts, peaks = list(self.steps), [step.peak for step in self.steps.values()]
+        if budget < peaks[0]:
+            return 0
+        beyond = max(0.0, budget - peaks[-1]) / max(self.per_image, 1)
+        return int(np.interp(budget, peaks, counts) + beyond)
 
 
-def predict_row(rehearsal: Rehearsal, plan: PlanSpec, setting: Setting, *, size: tuple[int, int], objects: int) -> Row:
-    """Predict one and two images at once; further ones add as much as the second.
+def predict_row(
+    rehearsal: Rehearsal, plan: PlanSpec, setting: Setting, *, images: int, size: tuple[int, int], objects: int
+) -> Row:
+    """Predict one image, ``images`` at once, and many more.
 
     Raises:
         UserError: the model cannot be run on this size, or by this plan.
     """
-    one, two = (_predict(rehearsal, plan, setting, size=size, images=n, objects=objects) for n in (1, 2))
-    return Row(plan, setting, one, two.peak - one.peak)
+    counts = sorted({1, images, images + _MANY})
+    steps = {n: _predict(rehearsal, plan, setting, size=size, images=n, objects=objects) for n in counts}
+    return Row(plan, setting, steps)
 
 
 def _predict(rehearsal: Rehearsal, plan: PlanSpec, setting: Setting, **shape: object) -> Prediction:

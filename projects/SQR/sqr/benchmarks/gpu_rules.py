@@ -16,16 +16,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 # PyTorch's lists of operations that autocast runs in 16 bits and in float32 on CUDA, by the functions' names.
-LOWERED = frozenset(
+_LOWERED_NAMES = (
     "__matmul__ addbmm addmm addmv addr baddbmm bmm chain_matmul conv1d conv2d conv3d conv_transpose1d "
-    "conv_transpose2d conv_transpose3d einsum linear matmul mm multi_dot mv prelu scaled_dot_product_attention".split()
+    "conv_transpose2d conv_transpose3d einsum linear matmul mm multi_dot mv prelu scaled_dot_product_attention"
 )
-RAISED = frozenset(
+_RAISED_NAMES = (
     "__pow__ __rdiv__ __rpow__ __rtruediv__ acos asin binary_cross_entropy_with_logits cdist cosh cosine_similarity "
     "cross_entropy cumprod cumsum dist erfinv exp expm1 group_norm kl_div l1_loss layer_norm log log10 log1p log2 "
     "log_softmax mse_loss nll_loss norm normalize pow prod reciprocal renorm rsqrt sinh smooth_l1_loss softmax softmin "
-    "softplus tan".split()
+    "softplus tan"
 )
+LOWERED, RAISED = frozenset(_LOWERED_NAMES.split()), frozenset(_RAISED_NAMES.split())
 _MASK_ALIGNMENT = 16  # elements: the memory-efficient kernel pads the last axis of an additive mask to a multiple
 
 
@@ -44,7 +45,7 @@ class GpuRules(TorchFunctionMode):
 
     @contextmanager
     def autocast(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """CUDA's autocast to ``dtype``; nothing for None. Lowered weights are kept to its end, as PyTorch keeps them."""
+        """CUDA's autocast to ``dtype``; nothing for None. As PyTorch does, it keeps lowered weights to its end."""
         before = self._dtype, self._weights
         self._dtype, self._weights = dtype, {}
         try:

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> dict:
     with as_user_error(ValueError, prefix="model: "):
         rehearsal = Rehearsal(cfg, device=target, processes=args.num_gpus)
     rows = [
-        predict_row(rehearsal, plan, setting, size=size, objects=args.objects)
+        predict_row(rehearsal, plan, setting, images=images, size=size, objects=args.objects)
         for plan in args.plans or default_plans(cfg)
         for setting in settings(cfg, plan)
     ]
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> dict:
         for row, found in zip(rows, report["rows"], strict=True):
             found["measured"] = measure_row(row, args, size=size, images=images)
     print_rows(report["rows"], budget)
-    print_constant_parts(rows[0].first)
+    print_constant_parts(rows[0].steps[images])
     if budget:
         report["recommendation"] = recommend(
             cfg,
@@ -193,7 +193,7 @@ def worst_case_size(cfg: DictConfig, images: int) -> tuple[int, int]:
 def measure_row(row: Row, args: argparse.Namespace, *, size: tuple[int, int], images: int) -> int | None:
     """Bytes measured, or None where the step does not fit into this machine's memory."""
     gc.collect()
-    if row.first.of_step + (images - 1) * row.per_image > 0.9 * available_memory(args.device):
+    if row.steps[images].of_step > 0.9 * available_memory(args.device):
         return None
     try:
         return measure(
@@ -227,8 +227,8 @@ def available_memory(device: str) -> int:
 
 def as_report(row: Row, images: int, budget: float | None) -> dict:
     report = {"plan": plan_text(row.plan), "setting": str(row.setting), "options": dict(row.setting.options)}
-    report |= {"amp": row.setting.amp, "predicted": row.peak(images), "per_image": row.per_image}
-    report |= {key: value for key, value in asdict(row.first).items() if key != "peak"}
+    found = asdict(row.steps[images])
+    report |= {"amp": row.setting.amp, "predicted": found.pop("peak"), "per_image": int(row.per_image), **found}
     if budget:
         report["largest_batch"] = row.largest_batch(budget * (1 - HEADROOM))
     return report
