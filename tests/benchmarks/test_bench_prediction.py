@@ -14,7 +14,7 @@ from sqr.benchmarks.gpu_rules import GpuRules
 from sqr.benchmarks.live_memory import LiveMemory
 from sqr.benchmarks.peak import Measurement, measure
 from sqr.benchmarks.prediction import Rehearsal, _AnyNumbers, optimizer_state_ratio, predict
-from sqr.benchmarks.subjects import load_subject_config
+from sqr.benchmarks.subjects import Subject, load_subject_config, random_batch
 from sqr.ops import functional
 
 SIZE = (96, 128)
@@ -194,3 +194,17 @@ def test_optimizer_state():
     cfg = config()
     cfg.optimizer = {"_target_": "torch.optim.SGD", "params": None, "lr": 1.0}
     assert optimizer_state_ratio(cfg) == 0
+
+
+def test_measured_steps_have_old_gradients_only_in_a_further_part_of_a_batch():
+    subject = Subject.from_config(config("detr_shapes", THREE_STAGES))
+    found = []
+    subject.model.query_generator.register_forward_pre_hook(
+        lambda *_: found.append(any(p.grad is not None for p in subject.model.parameters()))
+    )
+    batch = random_batch((64, 96), images=1, objects=1, num_classes=3)
+    subject.step(batch)
+    subject.step(batch)
+    subject.step(batch, keep_gradients=True)
+    subject.decoder_step(*subject.encode(batch))
+    assert found == [False, False, True, False]

@@ -157,7 +157,7 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
         operand = value.to(dtype) if value.device.type == "cpu" else value
         return compiled(operand, locations, weights).to(value.dtype)
     device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
-    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    casts = device != "meta" and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
         return reference(value.to(dtype), locations, weights).to(value.dtype)
 
