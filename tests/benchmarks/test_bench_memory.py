@@ -51,7 +51,7 @@ def test_the_largest_batch_is_the_largest():
     cfg = config("quick/sqr_deformable_detr_shapes", THREE_STAGES)
     rehearsal = Rehearsal(cfg)
     shape = {"size": SIZE, "objects": OBJECTS}
-    row = fitting.predict_row(rehearsal, "selective", PLAIN, images=4, **shape)
+    row = fitting.predict_row(rehearsal, "selective", PLAIN, images=4, budget=0.0, **shape)
     for images in (4, 60):
         peak = rehearsal.step(images=images, plan="selective", **shape).peak
         assert row.largest_batch(1.002 * peak) == images and row.largest_batch(0.998 * peak) == images - 1
@@ -237,7 +237,8 @@ def test_memory_of_the_gpu_that_measures(monkeypatch):
     asked = []
     for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda device=None: asked.append(device) or 0)
-    subject = SimpleNamespace(model=SimpleNamespace(num_classes=3), step=lambda *args, **kwargs: None)
+    optimizer = SimpleNamespace(zero_grad=lambda: None)
+    subject = SimpleNamespace(model=SimpleNamespace(num_classes=3), step=lambda *a, **b: None, optimizer=optimizer)
     monkeypatch.setattr(peak, "load_subject_config", lambda args: SimpleNamespace(train={}))
     monkeypatch.setattr(peak.Subject, "from_config", staticmethod(lambda cfg, seed: subject))
     monkeypatch.setattr(peak, "running", lambda *args: nullcontext())

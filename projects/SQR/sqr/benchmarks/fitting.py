@@ -72,7 +72,7 @@ class Row:
     Attributes:
         steps: predictions by the number of images at once, rising. Between them peaks are taken for lines, and beyond
             the last one for the last line: a small batch's peak can be at the end of the backward pass, with all
-            gradients, a large one's is at its begin, with all activations.
+            gradients, a large one's is at its begin, with all activations. Budgets below the first have no answer.
     """
 
     plan: PlanSpec
@@ -86,7 +86,7 @@ class Row:
         return (large.peak - small.peak) / (more - fewer)
 
     def largest_batch(self, budget: float) -> int:
-        """The most images at once whose peak stays within a budget in bytes; 0 where one image is too many."""
+        """The most images at once whose peak stays within a budget in bytes; 0 where the fewest are too many."""
         counts, peaks = list(self.steps), [step.peak for step in self.steps.values()]
         if budget < peaks[0]:
             return 0
@@ -95,15 +95,27 @@ class Row:
 
 
 def predict_row(
-    rehearsal: Rehearsal, plan: PlanSpec, setting: Setting, *, images: int, size: tuple[int, int], objects: int
+    rehearsal: Rehearsal,
+    plan: PlanSpec,
+    setting: Setting,
+    *,
+    images: int,
+    size: tuple[int, int],
+    objects: int,
+    budget: float | None = None,
 ) -> Row:
-    """Predict one image, ``images`` at once, and many more.
+    """Predict ``images`` at once, many more, and, where they exceed a budget in bytes, a single one.
 
     Raises:
         UserError: the model cannot be run on this size, or by this plan.
     """
-    counts = sorted({1, images, images + _MANY})
-    steps = {n: _predict(rehearsal, plan, setting, size=size, images=n, objects=objects) for n in counts}
+
+    def step(count: int) -> Prediction:
+        return _predict(rehearsal, plan, setting, size=size, images=count, objects=objects)
+
+    steps = {images: step(images), images + _MANY: step(images + _MANY)}
+    if images > 1 and budget is not None and steps[images].peak > budget:
+        steps = {1: step(1), **steps}
     return Row(plan, setting, steps)
 
 

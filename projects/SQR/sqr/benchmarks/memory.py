@@ -86,12 +86,13 @@ def run(args: argparse.Namespace) -> dict:
     print(heading(args, target, images, own_parts(cfg), size))
     with as_user_error(ValueError, prefix="model: "):
         rehearsal = Rehearsal(cfg, device=target, processes=args.num_gpus)
+    room = budget * (1 - HEADROOM) if budget else None
     rows = [
-        predict_row(rehearsal, plan, setting, images=images, size=size, objects=args.objects)
+        predict_row(rehearsal, plan, setting, images=images, size=size, objects=args.objects, budget=room)
         for plan in args.plans or default_plans(cfg)
         for setting in settings(cfg, plan)
     ]
-    report["rows"] = [as_report(row, images, budget) for row in rows]
+    report["rows"] = [as_report(row, images, room) for row in rows]
     if args.measure:
         for row, found in zip(rows, report["rows"], strict=True):
             found["measured"] = measure_row(row, args, size=size, images=images)
@@ -225,12 +226,12 @@ def available_memory(device: str) -> int:
     raise UserError("/proc/meminfo has no MemAvailable: steps can be measured on Linux alone")
 
 
-def as_report(row: Row, images: int, budget: float | None) -> dict:
+def as_report(row: Row, images: int, room: float | None) -> dict:
     report = {"plan": plan_text(row.plan), "setting": str(row.setting), "options": dict(row.setting.options)}
     found = asdict(row.steps[images])
     report |= {"amp": row.setting.amp, "predicted": found.pop("peak"), "per_image": int(row.per_image), **found}
-    if budget:
-        report["largest_batch"] = row.largest_batch(budget * (1 - HEADROOM))
+    if room:
+        report["largest_batch"] = row.largest_batch(room)
     return report
 
 

@@ -50,7 +50,8 @@ class Measurement:
 
 @dataclass
 class Peak:
-    """Bytes: of parameters, gradients and optimizer state; of the highest moment of a step, those included."""
+    """Bytes: of what is there before a step (parameters, optimizer state, and gradients where a batch is fed in parts);
+    of its highest moment, those included."""
 
     state: int
     peak: int
@@ -99,13 +100,15 @@ def _measure_here(what: Measurement) -> Peak:
     batch = random_batch(
         what.size, images=what.batch, objects=what.objects, num_classes=subject.model.num_classes, seed=what.seed
     )
+    in_parts = what.part == "step" and cfg.train.get("accumulation_steps", 1) > 1
     with running(subject.model, what.plan, what.execution):
-        subject.step(batch)  # gradients and optimizer state exist from here on
+        subject.step(batch)  # the optimizer's state exists from here on
         if what.part == "decoder":
             step = partial(subject.decoder_step, *subject.encode(batch))
         else:
-            in_parts = cfg.train.get("accumulation_steps", 1) > 1
             step = partial(subject.step, batch, keep_gradients=in_parts)
+        if not in_parts:
+            subject.optimizer.zero_grad()
         gc.collect()
         state = state_bytes(subject)
         if not on_cpu:
