@@ -107,7 +107,8 @@ class SetCriterion(nn.Module):
         if self.step_weights is not None and len(self.step_weights) != plan.num_steps:
             raise ValueError(f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}")
         factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
-        with torch.autocast(targets.boxes.device.type, enabled=False):
+        kind = targets.boxes.device.type
+        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # meta tensors have no autocast
             terms = [LossTerm(*_side_by_side(predictions, plan.step_names, targets), factors)]
             if auxiliary is not None:
                 repeats = self.auxiliary_repeats

@@ -9,7 +9,7 @@ alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -73,21 +73,24 @@ class RepeatingDecoder(_Baseline):
 PLANS = ("sequential", "selective", "dense")
 """Of the papers: plain training, SQR and DQR."""
 
-# name: another decoder, or options of this package's
+# name: another decoder, or all options of this package's that bound its memory, whatever the config says of them
 EXECUTIONS = {
-    "folded": {},
+    "folded": {"checkpoint_groups": False, "max_groups_per_pass": None},
     "loop": LoopingDecoder,
     "repeat": RepeatingDecoder,
-    "checkpoint": {"checkpoint_groups": True},
+    "checkpoint": {"checkpoint_groups": True, "max_groups_per_pass": None},
     "checkpoint-4": {"checkpoint_groups": True, "max_groups_per_pass": 4},
-    "compile": {"compile_stages": True},
+    "compile": {"checkpoint_groups": False, "max_groups_per_pass": None, "compile_stages": True},
 }
 
 
 @contextlib.contextmanager
-def running(model: nn.Module, plan: str, execution: str = "folded") -> Iterator[None]:
-    """Inside this context the model trains by a plan (:meth:`Plan.from_spec`) and an execution (``EXECUTIONS``)."""
-    decoder, how = model.decoder, EXECUTIONS[execution]
+def running(model: nn.Module, plan: str | Mapping | Sequence, execution: str | None = "folded") -> Iterator[None]:
+    """Inside this context the model trains by a plan (:meth:`Plan.from_spec`) and an execution.
+
+    That is one of ``EXECUTIONS``; with None the decoder keeps the options that it has.
+    """
+    decoder, how = model.decoder, {} if execution is None else EXECUTIONS[execution]
     settings = {"plan": Plan.from_spec(plan, len(decoder.stages)), **(how if isinstance(how, dict) else {})}
     before = {name: getattr(decoder, name) for name in settings}
     try:

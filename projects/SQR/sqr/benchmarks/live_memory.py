@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,13 +15,17 @@ class LiveMemory(TorchDispatchMode):
 
     What an operation takes and returns before it ends (the workspace of a convolution) is not seen.
 
+    Args:
+        measure: what to count of a tensor that is made, in the place of its storage's bytes; 0 leaves it out.
+
     Attributes:
         live: bytes alive now.
         peak: the most that were alive at once.
     """
 
-    def __init__(self):
+    def __init__(self, measure: Callable[[Tensor], int] | None = None):
         super().__init__()
+        self._measure = measure or (lambda tensor: tensor.untyped_storage().nbytes())
         self.live = self.peak = 0
         self._storages: dict[int, weakref.ref] = {}
 
@@ -29,9 +33,6 @@ class LiveMemory(TorchDispatchMode):
         """Count tensors that were made outside."""
         for tensor in tensors:
             self._count(tensor)
-
-    def reset_peak(self) -> None:
-        self.peak = self.live
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -42,8 +43,8 @@ class LiveMemory(TorchDispatchMode):
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._storages:
+        key = storage._cdata
+        if key in self._storages or not (size := self._measure(tensor)):
             return
 
         def freed(_: weakref.ref) -> None:

@@ -3,7 +3,7 @@
 On a CPU each measurement is a fresh process (``python -m sqr.benchmarks.peak``): the peak of its resident
 memory during one step, less what the process took before the model was there. Its allocator gives freed memory back at
 once, so the figure is of live tensors and not of an allocator's habits. On a GPU it is
-``torch.cuda.max_memory_allocated`` in this process.
+``torch.cuda.max_memory_allocated`` of that device in this process.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import argparse
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ..errors import UserError, report_error
+from ..errors import UserError, one_line, report_error
 from .executions import running
 from .subjects import Subject, load_subject_config, random_batch
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+_REFUSED = "DefaultCPUAllocator: "  # how PyTorch says that the system gave it no memory
 PARTS = ("step", "decoder")
 
 
@@ -40,60 +43,78 @@ class Measurement:
     device: str
     threads: int
     seed: int
-    plan: str
-    execution: str = "folded"
+    plan: str | Mapping | Sequence
+    execution: str | None = "folded"
     part: str = "step"
 
 
 @dataclass
 class Peak:
-    """Bytes: of parameters, gradients and optimizer state; of the highest moment of a step, those included."""
+    """Bytes: of what is there before a step (parameters, optimizer state, and gradients where a batch is fed in parts);
+    of its highest moment, those included."""
 
     state: int
     peak: int
+
+
+class DoesNotFit(UserError):
+    """There is not memory enough for the step."""
 
 
 def measure(what: Measurement) -> Peak:
     """Measure on ``what.device``.
 
     Raises:
+        DoesNotFit: memory ran out; on a CPU, the process that measures was killed or could not allocate.
         UserError: the process that measures failed; its last line is the message.
     """
+    name = f"measuring the memory of {what.plan}, {what.execution or 'the options of the config'}"
     if what.device != "cpu":
-        return _measure_here(what)
-    root = str(Path(__file__).resolve().parents[3])
+        try:
+            return _measure_here(what)
+        except torch.OutOfMemoryError as error:
+            raise DoesNotFit(f"{name}: {one_line(error)}") from error
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, **_ALLOCATOR, "PYTHONPATH": path, "OMP_NUM_THREADS": str(what.threads)}
     command = [sys.executable, "-m", __name__, json.dumps(asdict(what))]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"measuring the memory of {what.plan}, {what.execution}: {last.removeprefix('error: ')}")
+        killed = result.returncode == -signal.SIGKILL
+        failure = DoesNotFit if killed or _REFUSED in result.stderr else UserError
+        raise failure(f"{name}: {'killed by the system' if killed else last.removeprefix('error: ')}")
     return Peak(**json.loads(result.stdout.splitlines()[-1]))
 
 
 def _measure_here(what: Measurement) -> Peak:
-    """One warm-up step of one image, then one of the batch."""
+    """One step to warm up, then one that counts.
+
+    Both are of the same shapes, for which oneDNN makes its kernels once and keeps them, tens of megabytes in bfloat16.
+    """
     on_cpu = what.device == "cpu"
-    outside = _resident() if on_cpu else torch.cuda.memory_allocated()
+    device = torch.device(what.device)
+    outside = _resident() if on_cpu else torch.cuda.memory_allocated(device)
     cfg = load_subject_config(argparse.Namespace(**asdict(what)))
     subject = Subject.from_config(cfg, seed=what.seed)
-    batches = [
-        random_batch(what.size, images=n, objects=what.objects, num_classes=subject.model.num_classes, seed=what.seed)
-        for n in (1, what.batch)
-    ]
+    batch = random_batch(
+        what.size, images=what.batch, objects=what.objects, num_classes=subject.model.num_classes, seed=what.seed
+    )
+    in_parts = what.part == "step" and cfg.train.get("accumulation_steps", 1) > 1
     with running(subject.model, what.plan, what.execution):
-        subject.step(batches[0])  # gradients and optimizer state exist from here on
+        subject.step(batch)  # the optimizer's state exists from here on
         if what.part == "decoder":
-            step = partial(subject.decoder_step, *subject.encode(batches[1]))
+            step = partial(subject.decoder_step, *subject.encode(batch))
         else:
-            step = partial(subject.step, batches[1])
+            step = partial(subject.step, batch, keep_gradients=in_parts)
+        if not in_parts:
+            subject.optimizer.zero_grad()
         gc.collect()
         state = state_bytes(subject)
         if not on_cpu:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(device)
             step()
-            return Peak(state, torch.cuda.max_memory_allocated() - outside)
+            return Peak(state, torch.cuda.max_memory_allocated(device) - outside)
         # What libraries loaded and keep in the warm-up is not the step's.
         outside = max(outside, _resident() - state)
         _reset_peak()

@@ -1,14 +1,19 @@
-"""The peak memory of a training step, predicted without running it.
+"""The peak memory of a training step, predicted without data.
 
-The step is run on PyTorch's fake tensors, which have sizes and no data, and the bytes of live tensors are counted after
-each operation: parameters, old gradients and optimizer state, everything saved for the backward pass, and what lives
-for a moment. Only the assignment of queries to objects, which needs numbers, is replaced by an arbitrary one. Not
-counted: workspaces inside operators, the allocator's fragments, the CUDA context, DistributedDataParallel's buckets.
+The step is gone through on tensors that have sizes and no data, and the bytes of live tensors are counted after each
+operation: parameters and optimizer state, everything saved for the backward pass, gradients as they come, and what
+lives for a moment. Only the assignment of queries to objects, which needs numbers, is replaced by an arbitrary one.
+
+For a CPU these are PyTorch's fake tensors of that device. For a GPU they are meta tensors, with which the model takes
+the branches that it takes there, under :class:`~.gpu_rules.GpuRules`: no GPU is needed.
+
+Not counted: workspaces inside operators, the allocator's fragments, the CUDA context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +25,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..targets import Targets
+from .executions import running
+from .gpu_rules import GpuRules
 from .live_memory import LiveMemory
+
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -29,70 +38,162 @@ class Prediction:
 
     Attributes:
         parameters: parameters and buffers.
-        gradients: of all trainable parameters.
+        gradients: of all trainable parameters; they come while what the forward pass saved goes.
         optimizer: its state.
+        average: the copy of the weights that ``train.ema`` keeps.
+        buckets: in which several processes exchange gradients.
         peak: the highest moment of a step, all of that included.
     """
 
     parameters: int
     gradients: int
     optimizer: int
+    average: int
+    buckets: int
     peak: int
 
+    @property
+    def of_step(self) -> int:
+        """The peak of the model and its step alone, without average and buckets."""
+        return self.peak - self.average - self.buckets
 
-def predict(cfg: DictConfig, *, size: tuple[int, int], images: int, objects: int) -> Prediction:
-    """Predict the peak of the config's own plan and options.
+
+class Rehearsal:
+    """A config's model without data, whose training steps are gone through to count their memory.
 
     Args:
         cfg: of :func:`~sqr.benchmarks.subjects.load_subject_config`.
-        size: ``(height, width)`` of the padded batch.
-        images: how many on one device.
-        objects: of each image.
+        device: the device to predict for, "cpu" or "cuda".
+        processes: that train together.
 
     Raises:
-        ValueError: the model cannot be built, or run on this size.
+        ValueError: the model cannot be built.
     """
-    targets = Targets.from_lists(
-        [torch.zeros(objects, dtype=torch.int64)] * images, [torch.full((objects, 4), 0.5)] * images
-    )
-    ratio = optimizer_state_ratio(cfg)
-    with FakeTensorMode(allow_non_fake_inputs=True), _AnyNumbers():
-        model = instantiate(cfg.model).train()
-        return _step(model, cfg, targets, (images, *size), ratio)
 
+    def __init__(self, cfg: DictConfig, *, device: str = "cuda", processes: int = 1):
+        self._device = "cpu" if device == "cpu" else "meta"
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True) if device == "cpu" else None
+        self._rules = GpuRules() if device != "cpu" else None
+        self._optimizer_ratio = optimizer_state_ratio(cfg)
+        self._averages = bool((cfg.train.get("ema") or {}).get("enabled"))
+        self._processes = processes
+        self.amp_dtype = getattr(torch, cfg.train.amp.dtype)
+        with self._without_data(), torch.device(self._device):
+            self.model = instantiate(cfg.model).train()
+        self.model.criterion.matcher = _AnyAssignment(self.model.criterion.matcher)
 
-def _step(
-    model: nn.Module, cfg: DictConfig, targets: Targets, shape: tuple[int, int, int], optimizer_ratio: float
-) -> Prediction:
-    """One step after others: old gradients and the optimizer's state are there."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    memory = LiveMemory()
-    memory.add([*model.parameters(), *model.buffers()])
-    held = memory.live
-    gradients = sum(p.nbytes for p in parameters)
-    optimizer = int(optimizer_ratio * gradients)
-    with memory:
-        for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
-        losses = _forward(model, cfg, targets, shape)
+    def step(
+        self,
+        *,
+        size: tuple[int, int],
+        images: int,
+        objects: int,
+        plan: str | Mapping | Sequence,
+        execution: str | None = "folded",
+        amp: bool = False,
+        accumulating: bool = False,
+    ) -> Prediction:
+        """Predict the peak of a step after others: the optimizer's state is there.
+
+        Args:
+            size: ``(height, width)`` of the padded batch.
+            images: at once, on one device.
+            objects: of each image.
+            plan: whatever :meth:`~sqr.recollection.Plan.from_spec` takes.
+            execution: one of ``EXECUTIONS``; None runs the options of the config.
+            amp: under autocast, to the config's dtype.
+            accumulating: a further part of a batch, with the gradients of the parts before it.
+
+        Raises:
+            ValueError: the model cannot be run on this size.
+        """
+        model, memory = self.model, LiveMemory()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        memory.add([*model.parameters(), *model.buffers()])
+        held, gradients = memory.live, sum(p.nbytes for p in parameters)
+        targets = Targets.from_lists(
+            [torch.zeros(objects, dtype=torch.int64)] * images,
+            [torch.full((objects, 4), 0.5)] * images,
+            device=self._device,
+        )
+        dtype = self.amp_dtype if amp else None
+        try:
+            with running(model, plan, execution), self._without_data(), memory:
+                if accumulating:
+                    for parameter in parameters:
+                        parameter.grad = torch.empty_like(parameter)
+                self._run(targets, (images, *size), dtype)
+        finally:
+            model.zero_grad()
+        optimizer = int(self._optimizer_ratio * gradients)
+        average = held if self._averages else 0
+        buckets = gradients if self._processes > 1 else 0
+        return Prediction(held, gradients, optimizer, average, buckets, memory.peak + optimizer + average + buckets)
+
+    def _run(self, targets: Targets, shape: tuple[int, int, int], dtype: torch.dtype | None) -> None:
+        images, height, width = shape
+        model, device = self.model, self._device
+        with self._autocast(dtype):
+            mask = torch.zeros(images, height, width, dtype=torch.bool, device=device)
+            memory = model.encoder(model.backbone(torch.empty(images, 3, height, width, device=device)), mask)
+            predictions, proposals, auxiliary = model.decode(memory)
+        losses = model.criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         del losses
-        for parameter in parameters:
-            parameter.grad = None
-        total.backward()
-    return Prediction(held, gradients, optimizer, memory.peak + optimizer)
+        with self._rules_in_stages(dtype):
+            total.backward()
+
+    @contextmanager
+    def _without_data(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for mode in (self._fake, _AnyNumbers(), self._rules):
+                if mode is not None:
+                    stack.enter_context(mode)
+            yield
+
+    def _autocast(self, dtype: torch.dtype | None) -> AbstractContextManager:
+        if self._rules is not None:
+            return self._rules.autocast(dtype)
+        return torch.autocast("cpu", dtype, enabled=dtype is not None)
+
+    @contextmanager
+    def _rules_in_stages(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Bring the rules back where checkpointing runs stages once more: a backward pass is outside of them."""
+        if self._rules is None:  # PyTorch's own autocast comes back by itself
+            yield
+            return
+
+        def under_rules(forward: Callable) -> Callable:
+            def call(*args: object) -> object:
+                with self._rules, self._rules.autocast(dtype):
+                    return forward(*args)
+
+            return call
+
+        stages = set(self.model.decoder.stages)
+        for stage in stages:
+            stage.forward = under_rules(stage.forward)
+        try:
+            yield
+        finally:
+            for stage in stages:
+                del stage.forward
 
 
-def _forward(model: nn.Module, cfg: DictConfig, targets: Targets, shape: tuple[int, int, int]) -> dict[str, Tensor]:
-    images, height, width = shape
-    amp = cfg.train.amp
-    with torch.autocast("cpu", getattr(torch, amp.dtype), enabled=amp.enabled):
-        mask = torch.zeros(images, height, width, dtype=torch.bool)
-        memory = model.encoder(model.backbone(torch.empty(images, 3, height, width)), mask)
-        predictions, proposals, auxiliary = model.decode(memory)
-        criterion = model.criterion
-        criterion.matcher = _AnyAssignment(criterion.matcher)
-        return criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
+def predict(
+    cfg: DictConfig, *, size: tuple[int, int], images: int, objects: int, device: str = "cuda", processes: int = 1
+) -> Prediction:
+    """Predict the peak of the config's own plan and settings; see :class:`Rehearsal`."""
+    rehearsal = Rehearsal(cfg, device=device, processes=processes)
+    return rehearsal.step(
+        size=size,
+        images=images,
+        objects=objects,
+        plan=rehearsal.model.decoder.plan,
+        execution=None,
+        amp=cfg.train.amp.enabled,
+        accumulating=cfg.train.get("accumulation_steps", 1) > 1,
+    )
 
 
 def optimizer_state_ratio(cfg: DictConfig) -> float:
@@ -108,7 +209,7 @@ def optimizer_state_ratio(cfg: DictConfig) -> float:
 
 
 class _AnyNumbers(TorchDispatchMode):
-    """Answers questions about numbers that fake tensors cannot: a mask selects everything, a scalar is 1."""
+    """Answers questions about numbers where there are none: a mask selects everything, a scalar is 1."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype is torch.bool:
@@ -131,8 +232,8 @@ class _AnyAssignment:
     def __call__(self, problems: Sequence) -> list[Tensor]:
         held, found = [], []
         for problem in problems:
-            _, groups, queries, _ = problem.prediction.logits.shape
-            counts = problem.targets.counts
-            held.append(torch.empty(groups * sum(counts) * queries))
-            found.append(torch.cat([torch.arange(n) for n in counts]).expand(groups, -1))
+            logits, counts = problem.prediction.logits, problem.targets.counts
+            _, groups, queries, _ = logits.shape
+            held.append(logits.new_empty(groups * sum(counts) * queries))
+            found.append(torch.cat([torch.arange(n, device=logits.device) for n in counts]).expand(groups, -1))
         return found

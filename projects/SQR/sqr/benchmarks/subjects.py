@@ -139,8 +139,10 @@ class Subject:
         kind = torch.device(self.device).type
         return torch.autocast(kind, self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def step(self, batch: list[dict], laps: Laps | None = None) -> dict[str, Tensor]:
+    def step(self, batch: list[dict], laps: Laps | None = None, *, keep_gradients: bool = False) -> dict[str, Tensor]:
         """One training step as the trainer does it; tells ``laps`` of forward, loss, backward and optimizer.
+
+        ``keep_gradients`` adds to the gradients that are there, as for the last part of a batch that is fed in parts.
 
         Returns:
             The losses.
@@ -150,7 +152,8 @@ class Subject:
             self.model.criterion.register_forward_pre_hook(lambda *_: laps("forward")),
             self.model.criterion.register_forward_hook(lambda *_: laps("loss")),
         ]
-        self.optimizer.zero_grad()  # as the trainer: no old gradients beside the forward pass
+        if not keep_gradients:  # as the trainer: no old gradients beside the forward pass
+            self.optimizer.zero_grad()
         try:
             with self.autocast():
                 losses = self.model(batch)

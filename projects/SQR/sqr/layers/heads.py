@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..ops import under_autocast
 from .mlp import MLP
 
 
@@ -26,7 +27,7 @@ def in_float32(network: nn.Module, x: Tensor) -> Tensor:
     bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several
     pixels of a large image, and casting the result afterwards does not bring them back.
     """
-    if not torch.is_autocast_enabled(x.device.type):
+    if not under_autocast(x):
         out = network(x)
         return out.to(torch.promote_types(out.dtype, torch.float32))
     with torch.autocast(x.device.type, enabled=False):

@@ -172,7 +172,7 @@ def adaptive_mix(sampled: Tensor, channel: Tensor, spatial: Tensor, epsilon: flo
             f"but is {tuple(spatial.shape)}"
         )
     operands = (sampled, channel, spatial)
-    plain = sampled.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    plain = sampled.device.type == "cpu" and not under_autocast(sampled)
     precise = all(x.dtype == sampled.dtype for x in operands) and sampled.dtype in (torch.float32, torch.float64)
     if plain and precise and _takes_compiled(sampled):
         return torch.ops.sqr.adaptive_mix(*operands, epsilon)
@@ -185,7 +185,14 @@ def operand(value: Tensor) -> Tensor:
     The CUDA kernels read 16-bit numbers, all else float32 (float64 for float64). What an operator returns is in the
     dtype of the value that it got.
     """
-    return value if value.is_cuda and _takes_compiled(value) else value.to(_library.accumulation_dtype(value))
+    keeps = value.device.type != "cpu" and _takes_compiled(value)  # meta tensors stand for a GPU's
+    return value if keeps else value.to(_library.accumulation_dtype(value))
+
+
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of ``x``; some devices know none."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 @contextlib.contextmanager
@@ -204,8 +211,8 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):
         return compiled(operand(value), locations, weights).to(value.dtype)
-    device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
+    # the context is entered only where it changes anything: it would stand in an export
+    with torch.autocast(value.device.type, enabled=False) if under_autocast(value) else contextlib.nullcontext():
         return reference(operand(value), locations, weights).to(value.dtype)
 
 
