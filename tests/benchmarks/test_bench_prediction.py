@@ -142,6 +142,8 @@ def pytorchs_own_on_cuda(cfg, amp, monkeypatch):
 def test_meta_tensors_keep_what_cuda_tensors_keep(name, amp, monkeypatch):
     """Dropout masks, dtypes under autocast, lowered weights: to the byte, for everything but the attention kernel."""
     cfg = config(name, THREE_STAGES, "model.decoder.plan=selective")
+    if "dropout" in cfg.model.decoder.stages:
+        cfg.model.decoder.stages.dropout = 0.1
     rehearsal = Rehearsal(cfg, device="cuda")
     with rehearsal._without_data(), LiveMemory() as live, rehearsal._autocast(torch.bfloat16 if amp else None):
         alive = forward(rehearsal.model, "meta")
