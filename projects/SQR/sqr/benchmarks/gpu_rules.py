@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from ..layers import in_float32
+from ..ops import autocast_dtype
+
 # PyTorch's lists of operations that autocast runs in 16 bits and in float32 on CUDA, by the functions' names.
 _LOWERED_NAMES = (
     "__matmul__ addbmm addmm addmv addr baddbmm bmm chain_matmul conv1d conv2d conv3d conv_transpose1d "
@@ -55,6 +58,11 @@ class GpuRules(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is in_float32:  # nothing called from here comes back here
+            network, x = args
+            return network(x.float())
+        if func is autocast_dtype:
+            return self._dtype
         if self._dtype is not None:
             name = getattr(func, "__name__", "")
             cast = self._lowered if name in LOWERED else _raised if name in RAISED else None

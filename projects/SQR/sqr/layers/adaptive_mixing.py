@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import adaptive_mix, adaptive_sample, under_autocast
+from ..ops import adaptive_mix, adaptive_sample, autocast_dtype
 
 Generators = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -127,8 +127,7 @@ class AdaptiveMixing(nn.Module):
         """
         halves = []
         for parameter in (self.parameter_generator.weight, self.parameter_generator.bias):
-            casts = under_autocast(parameter)
-            dtype = torch.get_autocast_dtype(parameter.device.type) if casts else parameter.dtype
+            dtype = autocast_dtype(parameter) or parameter.dtype
             parts = parameter.unflatten(0, (self.num_feature_groups, -1)).split(self.split, dim=1)
             halves.append([part.flatten(0, 1).to(dtype) for part in parts])
         (channel, spatial), (channel_bias, spatial_bias) = halves

@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..ops import under_autocast
+from ..ops import autocast_dtype
 from .mlp import MLP
 
 
@@ -27,7 +28,9 @@ def in_float32(network: nn.Module, x: Tensor) -> Tensor:
     bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several
     pixels of a large image, and casting the result afterwards does not bring them back.
     """
-    if not under_autocast(x):
+    if has_torch_function_unary(x):  # whoever plays autocast for tensors without a device has to see this
+        return handle_torch_function(in_float32, (x,), network, x)
+    if autocast_dtype(x) is None:
         out = network(x)
         return out.to(torch.promote_types(out.dtype, torch.float32))
     with torch.autocast(x.device.type, enabled=False):

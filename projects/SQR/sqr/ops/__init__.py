@@ -4,7 +4,7 @@ Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what 
 elsewhere. Adaptive mixing is compiled for the CPU alone.
 """
 
-from .functional import adaptive_mix, adaptive_sample, ms_deform_attn, operand, under_autocast, use_reference
+from .functional import adaptive_mix, adaptive_sample, autocast_dtype, ms_deform_attn, operand, use_reference
 from .reference import adaptive_mix_reference, adaptive_sample_reference, ms_deform_attn_reference
 
 __all__ = [
@@ -12,9 +12,9 @@ __all__ = [
     "adaptive_mix_reference",
     "adaptive_sample",
     "adaptive_sample_reference",
+    "autocast_dtype",
     "ms_deform_attn",
     "ms_deform_attn_reference",
     "operand",
-    "under_autocast",
     "use_reference",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import _library
 from .reference import adaptive_mix_reference, adaptive_sample_reference, ms_deform_attn_reference
@@ -172,7 +173,7 @@ def adaptive_mix(sampled: Tensor, channel: Tensor, spatial: Tensor, epsilon: flo
             f"but is {tuple(spatial.shape)}"
         )
     operands = (sampled, channel, spatial)
-    plain = sampled.device.type == "cpu" and not under_autocast(sampled)
+    plain = sampled.device.type == "cpu" and autocast_dtype(sampled) is None
     precise = all(x.dtype == sampled.dtype for x in operands) and sampled.dtype in (torch.float32, torch.float64)
     if plain and precise and _takes_compiled(sampled):
         return torch.ops.sqr.adaptive_mix(*operands, epsilon)
@@ -189,10 +190,16 @@ def operand(value: Tensor) -> Tensor:
     return value if keeps else value.to(_library.accumulation_dtype(value))
 
 
-def under_autocast(x: Tensor) -> bool:
-    """Whether autocast is on for the device of ``x``; some devices know none."""
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast is on for, on the device of ``x``; None where it is off, and on devices that know none.
+
+    A ``TorchFunctionMode`` is asked first: it can play autocast for tensors without a device.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(autocast_dtype, (x,), x)
     kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
 
 
 @contextlib.contextmanager
@@ -211,8 +218,9 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):
         return compiled(operand(value), locations, weights).to(value.dtype)
-    # the context is entered only where it changes anything: it would stand in an export
-    with torch.autocast(value.device.type, enabled=False) if under_autocast(value) else contextlib.nullcontext():
+    device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
+    casts = device != "meta" and autocast_dtype(value) is not None
+    with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
         return reference(operand(value), locations, weights).to(value.dtype)
 
 
