@@ -10,8 +10,9 @@ import torch
 from torchvision.ops import generalized_box_iou
 
 from helpers import random_targets
-from memory_tools import CountOperators, PeakOf
+from memory_tools import CountOperators
 from sqr import matcher as matcher_module
+from sqr.benchmarks.live_memory import LiveMemory
 from sqr.boxes import cxcywh_to_xyxy
 from sqr.classification import FocalClassification, SoftmaxClassification
 from sqr.matcher import HungarianMatcher, MatchingProblem, generalized_iou
@@ -136,7 +137,7 @@ def test_a_crowd_takes_no_more_than_its_costs_and_a_few_pieces(classification, g
     peaks = {}
     for at_once in (1 << 15, 1 << 30):
         monkeypatch.setattr(matcher_module, "_PAIRS_AT_ONCE", {"cpu": at_once, "cuda": at_once})
-        with PeakOf(lambda tensor: tensor.nbytes) as peak:
+        with LiveMemory(lambda tensor: tensor.nbytes) as peak:
             costs = HungarianMatcher(classification=classification)._costs(several)
         peaks[at_once] = peak.peak - costs.nbytes
     assert peaks[1 << 15] < 12 * 4 * (1 << 15)  # a dozen float32 tensors of a piece
