@@ -38,6 +38,8 @@ def parsed(*arguments, config_file="quick/deformable_detr_shapes"):
 class Toy:
     """In a rehearsal's place: an image takes 100 bytes, half of it under autocast, a quarter checkpointed."""
 
+    many = 32
+
     def __init__(self, *args, **kwargs):
         self.asked = []
 

@@ -23,7 +23,6 @@ HEADROOM = 0.1
 PlanSpec = str | Mapping | Sequence
 _UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 _BOUNDING = {"checkpoint_groups": False, "max_groups_per_pass": None}  # the decoder's options, and what is plain
-_MANY = 32  # images more, to see what a further one adds
 _CROWDED = 100  # objects: COCO's training images have up to 93
 
 
@@ -113,7 +112,7 @@ def predict_row(
     def step(count: int) -> Prediction:
         return _predict(rehearsal, plan, setting, size=size, images=count, objects=objects)
 
-    steps = {images: step(images), images + _MANY: step(images + _MANY)}
+    steps = {count: step(count) for count in (images, images + rehearsal.many)}
     if images > 1 and budget is not None and steps[images].peak > budget:
         steps = {1: step(1), **steps}
     return Row(plan, setting, steps)

@@ -66,12 +66,17 @@ class Rehearsal:
         device: the device to predict for, "cpu" or "cuda".
         processes: that train together.
 
+    Attributes:
+        many: further images at once that show what each adds; few for a CPU, where attention with dropout is gone
+            through piece by piece.
+
     Raises:
         ValueError: the model cannot be built.
     """
 
     def __init__(self, cfg: DictConfig, *, device: str = "cuda", processes: int = 1):
         self._device = "cpu" if device == "cpu" else "meta"
+        self.many = 4 if device == "cpu" else 32
         self._fake = FakeTensorMode(allow_non_fake_inputs=True) if device == "cpu" else None
         self._rules = GpuRules() if device != "cpu" else None
         self._optimizer_ratio = optimizer_state_ratio(cfg)
