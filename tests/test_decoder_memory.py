@@ -42,19 +42,26 @@ def test_the_same_losses_and_gradients(detector):
             assert (other_gradients[name] - gradient).norm() <= 1e-3 * gradient.norm() + noise, (options, name)
 
 
+def dropping(detector, device="cpu", dropout=0.3):
+    """A step function of a model with dropout, of whether to checkpoint and a seed."""
+    cfg = small_config(detector)
+    cfg.decoder.stages.dropout = dropout
+    model = lively(build(cfg)).train().to(device)
+    batch = random_batch([(64, 96), (96, 64)], [2, 3])
+
+    def seeded(checkpoint_groups, seed=5):
+        torch.manual_seed(seed)
+        return step(model, batch, checkpoint_groups, 2)
+
+    return seeded
+
+
 @pytest.mark.parametrize("detector", ["deformable_refine", "detr"])
 def test_checkpointing_repeats_dropout(detector):
-    cfg = small_config(detector)
-    cfg.decoder.stages.dropout = 0.3
-    model = lively(build(cfg)).train()
-    batch = random_batch([(64, 96), (96, 64)], [2, 3])
-    results = []
-    for checkpoint_groups in (False, True):
-        torch.manual_seed(5)
-        results.append(step(model, batch, checkpoint_groups, 2))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-    torch.manual_seed(6)
-    assert sum(step(model, batch, True, 2)[0].values()) != sum(results[0][0].values())
+    run = dropping(detector)
+    plain = run(False)
+    torch.testing.assert_close(plain, run(True), rtol=0, atol=0)
+    assert sum(run(True, seed=6)[0].values()) != sum(plain[0].values())
 
 
 @pytest.mark.parametrize("detector", ["deformable_refine", "detr", "adamixer"])
@@ -80,29 +87,15 @@ def test_random_states_are_kept_of_the_device_that_queries_are_on(detector, monk
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("detector", ["deformable_refine", "dab_detr", "detr", "adamixer"])
 def test_checkpointing_repeats_dropout_on_a_gpu(detector):
-    cfg = small_config(detector)
-    cfg.decoder.stages.dropout = 0.3
-    model = lively(build(cfg)).train().cuda()
-    batch = random_batch([(64, 96), (96, 64)], [2, 3])
-    results = []
-    for checkpoint_groups in (False, True):
-        torch.manual_seed(5)
-        results.append(step(model, batch, checkpoint_groups, 2))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)  # sums in another order, no other masks
+    run = dropping(detector, "cuda")
+    torch.testing.assert_close(run(False), run(True), rtol=1e-3, atol=1e-4)  # sums in another order, no other masks
 
 
 @pytest.mark.parametrize("detector", ["deformable_refine", "dab_detr", "detr", "adamixer"])
 def test_checkpointing_under_bfloat16(detector):
-    cfg = small_config(detector)
-    cfg.decoder.stages.dropout = 0.2
-    model = lively(build(cfg)).train()
-    batch = random_batch([(64, 96), (96, 64)], [2, 3])
-    results = []
-    for checkpoint_groups in (False, True):
-        torch.manual_seed(5)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            results.append(step(model, batch, checkpoint_groups, 2))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    run = dropping(detector, dropout=0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(run(False), run(True), rtol=0, atol=0)
 
 
 def test_initial_groups_are_split_too():

@@ -1,7 +1,7 @@
 """AdamW as the DETR papers use it: weight decay 1e-4 on everything, smaller steps for some parameters.
 
-``fused``: PyTorch's single-kernel update, the same rule; on a CPU a sixth of the time of the default one, on a GPU
-without its temporary copies of the parameters.
+``fused``: PyTorch's single-kernel update, the same rule without the temporary copies of the
+parameters.
 """
 
 import torch

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .boxes import cxcywh_to_xyxy
 from .classification import Classification
 from .matcher import HungarianMatcher, MatchingProblem
+from .ops import without_autocast
 from .recollection import Plan
 from .structures import StagePrediction
 from .targets import Targets
@@ -107,8 +108,7 @@ class SetCriterion(nn.Module):
         if self.step_weights is not None and len(self.step_weights) != plan.num_steps:
             raise ValueError(f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}")
         factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
-        kind = targets.boxes.device.type
-        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):  # meta tensors have no autocast
+        with without_autocast(targets.boxes):
             terms = [LossTerm(*_side_by_side(predictions, plan.step_names, targets), factors)]
             if auxiliary is not None:
                 repeats = self.auxiliary_repeats

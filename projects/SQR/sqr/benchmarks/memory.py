@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @benchmark
-@benchmark
 def run(args: argparse.Namespace) -> dict:
     """Predict, and print a table and a recommendation."""
     cfg = load_subject_config(args)
@@ -198,15 +197,11 @@ def measure_row(row: Row, args: argparse.Namespace, *, size: tuple[int, int], im
         return None
     try:
         return measure(
-            Measurement(
-                config_file=args.config_file,
+            Measurement.of(
+                args,
                 overrides=[*args.overrides, f"train.amp.enabled={row.setting.amp}"],
                 size=size,
                 batch=images,
-                objects=args.objects,
-                device=args.device,
-                threads=args.threads,
-                seed=args.seed,
                 plan=row.plan,
                 execution=row.setting.execution,
             )

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +46,12 @@ class Measurement:
     plan: str | Mapping | Sequence
     execution: str | None = "folded"
     part: str = "step"
+
+    @staticmethod
+    def of(args: argparse.Namespace, **what: object) -> Measurement:
+        """Of a command's arguments, with ``what`` in their place or besides."""
+        given = {field.name: getattr(args, field.name) for field in fields(Measurement) if hasattr(args, field.name)}
+        return Measurement(**{**given, **what})
 
 
 @dataclass

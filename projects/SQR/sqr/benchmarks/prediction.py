@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..recollection import Plan
 from ..targets import Targets
 from .executions import running
 from .gpu_rules import GpuRules
@@ -82,6 +83,7 @@ class Rehearsal:
         self._optimizer_ratio = optimizer_state_ratio(cfg)
         self._averages = bool((cfg.train.get("ema") or {}).get("enabled"))
         self._processes = processes
+        self._found: dict[tuple, Prediction] = {}
         self.amp_dtype = getattr(torch, cfg.train.amp.dtype)
         with self._without_data(), torch.device(self._device):
             self.model = instantiate(cfg.model).train()
@@ -112,6 +114,22 @@ class Rehearsal:
         Raises:
             ValueError: the model cannot be run on this size.
         """
+        plan = Plan.from_spec(plan, len(self.model.decoder.stages))
+        asked = (plan, execution, amp, accumulating, tuple(size), images, objects)
+        if asked not in self._found:  # a recommendation tries what a table has said
+            self._found[asked] = self._step(*asked)
+        return self._found[asked]
+
+    def _step(
+        self,
+        plan: Plan,
+        execution: str | None,
+        amp: bool,
+        accumulating: bool,
+        size: tuple[int, int],
+        images: int,
+        objects: int,
+    ) -> Prediction:
         model, memory = self.model, LiveMemory()
         parameters = [p for p in model.parameters() if p.requires_grad]
         memory.add([*model.parameters(), *model.buffers()])

@@ -193,15 +193,10 @@ def memory(args: argparse.Namespace) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _measurement(args: argparse.Namespace, variant: Variant, part: str) -> Measurement:
-    return Measurement(
-        config_file=args.config_file,
+    return Measurement.of(
+        args,
         overrides=[*args.overrides, *variant.overrides],
         size=tuple(args.size),
-        batch=args.batch,
-        objects=args.objects,
-        device=args.device,
-        threads=args.threads,
-        seed=args.seed,
         plan=variant.plan,
         execution=variant.execution,
         part=part,

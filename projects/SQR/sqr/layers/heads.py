@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..ops import autocast_dtype
+from ..ops import autocast_dtype, without_autocast
 from .mlp import MLP
 
 
@@ -33,5 +33,5 @@ def in_float32(network: nn.Module, x: Tensor) -> Tensor:
     if autocast_dtype(x) is None:
         out = network(x)
         return out.to(torch.promote_types(out.dtype, torch.float32))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return network(x.float())

@@ -4,7 +4,15 @@ Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what 
 elsewhere. Adaptive mixing is compiled for the CPU alone.
 """
 
-from .functional import adaptive_mix, adaptive_sample, autocast_dtype, ms_deform_attn, operand, use_reference
+from .functional import (
+    adaptive_mix,
+    adaptive_sample,
+    autocast_dtype,
+    ms_deform_attn,
+    operand,
+    use_reference,
+    without_autocast,
+)
 from .reference import adaptive_mix_reference, adaptive_sample_reference, ms_deform_attn_reference
 
 __all__ = [
@@ -17,4 +25,5 @@ __all__ = [
     "ms_deform_attn_reference",
     "operand",
     "use_reference",
+    "without_autocast",
 ]

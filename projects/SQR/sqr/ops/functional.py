@@ -197,9 +197,17 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """
     if has_torch_function_unary(x):
         return handle_torch_function(autocast_dtype, (x,), x)
+    return torch.get_autocast_dtype(x.device.type) if _autocasts(x) else None
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """A context with autocast off on the device of ``x``; nothing where it is off, so that no export contains it."""
+    return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else contextlib.nullcontext()
+
+
+def _autocasts(x: Tensor) -> bool:
     kind = x.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if on else None
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 @contextlib.contextmanager
@@ -218,9 +226,7 @@ def _run(value: Tensor, compiled: Callable, reference: Callable, locations: Tens
     locations, weights = locations.to(dtype), weights.to(dtype)
     if _takes_compiled(value):
         return compiled(operand(value), locations, weights).to(value.dtype)
-    device = value.device.type  # the context is entered only where it changes anything: it would stand in an export
-    casts = device != "meta" and autocast_dtype(value) is not None
-    with torch.autocast(device, enabled=False) if casts else contextlib.nullcontext():
+    with without_autocast(value):
         return reference(operand(value), locations, weights).to(value.dtype)
 
 
