@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..recollection import Plan
@@ -88,23 +87,3 @@ def describe(plan: Plan) -> str:
             f"step {number}: stage {step.stage} on {takes}: {len(paths)} group{'s' * (len(paths) > 1)}: {shown}"
         )
     return "\n".join([*lines, f"{plan.total} supervised sets; inference runs {plan.paths(plan.num_steps)[-1]}"])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of ``tools/draw_plan.py``."""
-    import yaml
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plans", nargs="+", metavar="PLAN", help="as in model.decoder.plan=PLAN")
-    parser.add_argument("--stages", type=int, default=6)
-    parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf)")
-    args = parser.parse_args(argv)
-    try:
-        plans = {text: Plan.from_spec(yaml.safe_load(text.replace(":", ": ")), args.stages) for text in args.plans}
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        parser.error(" ".join(str(error).split()))
-    for title, plan in plans.items():
-        print(f"{title}\n{describe(plan)}\n")
-    if args.output:
-        print(f"drawn in {write_plan_figure(plans, args.output)}")
-    return 0
