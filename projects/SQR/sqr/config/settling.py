@@ -70,6 +70,8 @@ def load_run_config(
     if training:
         cfg.train.seed = resolve_seed(cfg.train.seed)
         cfg.train.max_iter = settled_max_iter(cfg)
+        if cfg.train.get("max_epochs") is not None:
+            cfg.train.max_epochs = None  # the saved config states one length
     OmegaConf.set_readonly(cfg, True)
     return cfg
 
