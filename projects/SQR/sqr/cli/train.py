@@ -14,14 +14,23 @@ from collections.abc import Sequence
 
 from detectron2.engine import default_argument_parser
 
-from ..config import load_run_config
+from ..config import add_trust_option, load_run_config
 from ..engine import evaluate, run_eval_only, setup_run, train
 from .launching import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_command(run, default_argument_parser(epilog=__doc__).parse_args(argv))
+    parser = default_argument_parser(epilog=__doc__)
+    add_trust_option(parser)
+    return run_command(run, _parse(parser, argv))
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse flags and overrides in any order; Detectron2's parser takes whatever follows an override for one."""
+    opts = next(action for action in parser._actions if action.dest == "opts")
+    opts.nargs, opts.default = "*", []
+    return parser.parse_intermixed_args(argv)
 
 
 def run(args: argparse.Namespace) -> dict:

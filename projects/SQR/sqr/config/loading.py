@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from .. import catalog
 from ..errors import UsageError, one_line
 from .overrides import apply_overrides
 from .train_section import check_train_section, prefer_overridden_length
+from .yaml_files import parse_yaml_config, read_yaml_config
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -39,19 +38,31 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         UsageError: no such config, one that cannot be loaded, a bad override, or a call with wrong arguments.
     """
     path = find_config(name)
-    try:
-        cfg = LazyConfig.load(path)
-    except (SyntaxError, ImportError, yaml.YAMLError, OSError) as error:
-        raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
+    cfg = read_config(path)
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
         raise UsageError(f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}")
     cfg = apply_overrides(cfg, overrides)
     prefer_overridden_length(cfg, overrides)
     check_train_section(cfg)
-    check_calls(cfg)
+    checkcalls(cfg)
     name_zoo_checkpoint(cfg, name)
     return cfg
+
+
+def read_config(path: str) -> DictConfig:
+    """Read a config file as it stands: a ``.py`` file is code and is run, a YAML file is data.
+
+    Raises:
+        UsageError: it cannot be loaded, or a YAML file names something that it may not call
+            (:mod:`sqr.config.trust`).
+    """
+    if not path.endswith(".py"):
+        return read_yaml_config(path)
+    try:
+        return LazyConfig.load(path)
+    except (SyntaxError, ImportError, OSError) as error:
+        raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
 
 
 def editable(cfg: DictConfig) -> DictConfig:
@@ -102,14 +113,14 @@ def name_zoo_checkpoint(cfg: DictConfig, config: str) -> None:
     cfg.train.init_checkpoint = f"{catalog.SCHEME}{name}"
 
 
-def check_calls(cfg: DictConfig) -> None:
+def checkcalls(cfg: DictConfig) -> None:
     """Check argument names, and plain values' types, of every call in a config against its target.
 
     Raises:
         UsageError: a target that does not exist, an argument it does not take or needs and does not get,
             or a value that is not of the annotated type.
     """
-    for path, node in _calls(cfg, ""):
+    for path, node in calls(cfg, ""):
         target = node.get("_target_")
         function = _located(target, path)
         try:
@@ -120,7 +131,8 @@ def check_calls(cfg: DictConfig) -> None:
         _check_values(path, node, function)
 
 
-def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+def calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a ``_target_``, and its dotted key."""
     if isinstance(node, (DictConfig, ListConfig)):
         if node._is_none() or node._is_missing() or node._is_interpolation():
             return
@@ -128,7 +140,7 @@ def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
             yield path, node
         keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
         for key in keys:
-            yield from _calls(node._get_node(key), f"{path}.{key}" if path else str(key))
+            yield from calls(node._get_node(key), f"{path}.{key}" if path else str(key))
 
 
 def _located(target: Any, path: str) -> Any:
@@ -200,8 +212,9 @@ def save_config(cfg: DictConfig, path: str, *, header: str = "") -> None:
     cfg = editable(cfg)  # saving replaces functions by their names
     LazyConfig.save(cfg, path)
     try:
-        LazyConfig.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, AttributeError, TypeError, ImportError) as error:
+        # Its own targets are no stranger's: that a reader has to allow some of them is said when it is read.
+        parse_yaml_config(Path(path).read_text(), path, target=_located)
+    except UsageError as error:
         raise UsageError(
             f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and "
             "plain values in configs"
