@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
-from .structures import StageOutputs
+from .structures import ImagePredictions
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 COLORS = ("BGR", "RGB")
@@ -183,7 +183,7 @@ class Predictor:
 
     def stages(
         self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
-    ) -> StageOutputs | list[StageOutputs]:
+    ) -> ImagePredictions | list[ImagePredictions]:
         """What every stage predicts: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the image as given.
 
         Arguments and errors as :meth:`__call__`; a list for a batch.

@@ -20,7 +20,8 @@ dense_recurrent        dense, then the last stage  1 2 4 8 16 32 32             
 =====================  ==========================  ============================  =====
 
 Older sources always come first, so the *sequential chain* (the path that inference takes) is the last group of
-every step. Whoever needs to know anything about groups asks the plan; no other module does group arithmetic.
+every step. Which groups exist, how many there are and what each one is, is answered here only; the decoder splits a
+step's groups into passes and the criterion sums over them, both by the numbers of this plan.
 
 This module is pure Python and imports nothing of PyTorch.
 """

@@ -18,7 +18,7 @@ from torch import nn
 
 from sqr.evaluation.matching import pair_iou
 from sqr.evaluation.tracks import QueryTrack
-from sqr.structures import StageOutputs
+from sqr.structures import ImagePredictions
 
 _IOU = 0.5  # with an object of the same class: drawn as a true positive
 
@@ -57,7 +57,7 @@ class ValidationPictures:
         name = name if isinstance(name, str) or name is None else instantiate(name)
         return list(islice(usable, self._count)), MetadataCatalog.get(name).get("thing_classes") if name else None
 
-    def _draw_one(self, sample: Mapping, outputs: StageOutputs) -> np.ndarray:
+    def _draw_one(self, sample: Mapping, outputs: ImagePredictions) -> np.ndarray:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         from sqr.evaluation import draw_stage_strip
@@ -77,7 +77,7 @@ class ValidationPictures:
         return np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1).copy()
 
 
-def best_tracks(outputs: StageOutputs, boxes: np.ndarray, labels: np.ndarray, *, count: int) -> list[QueryTrack]:
+def best_tracks(outputs: ImagePredictions, boxes: np.ndarray, labels: np.ndarray, *, count: int) -> list[QueryTrack]:
     """The queries with the highest scores of the last stage, none of which covers another of the same class.
 
     Args:

@@ -1,6 +1,6 @@
 """A Detectron2 evaluator that sees every stage, and the wrapper that lets ``inference_on_dataset`` feed it.
 
-Uses nothing of a detector but ``forward_stages(batched_inputs) -> list[StageOutputs]`` and its
+Uses nothing of a detector but ``forward_stages(batched_inputs) -> list[ImagePredictions]`` and its
 ``postprocessor``.
 """
 
@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from sqr.structures import StageOutputs
+from sqr.structures import ImagePredictions
 
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
 from .ground_truth import load_coco
@@ -38,7 +38,7 @@ class StageInference(nn.Module):
         model: has ``forward_stages`` and ``postprocessor``.
 
     The forward returns one dict an image: ``instances``, what the detector returns by itself (its
-    postprocessor on the last stage); ``stages``, a :class:`~sqr.structures.StageOutputs`;
+    postprocessor on the last stage); ``stages``, a :class:`~sqr.structures.ImagePredictions`;
     ``stage_instances``, what the detector would return had it ended at each stage, the last one being
     ``instances``. Ordinary evaluators can therefore run beside :class:`StageEvaluator` in the same pass.
     """
@@ -195,7 +195,7 @@ class StageEvaluator(DatasetEvaluator):
             "source": self._source,
         }
 
-    def _record(self, image_id: int, stages: StageOutputs, instances: Sequence[Instances]) -> ImageRecord:
+    def _record(self, image_id: int, stages: ImagePredictions, instances: Sequence[Instances]) -> ImageRecord:
         scores, labels = stages.scores.max(dim=-1)  # (S, Q)
         boxes = stages.boxes
         if self._clip_boxes:
