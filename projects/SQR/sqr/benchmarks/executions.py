@@ -60,9 +60,11 @@ class RepeatingDecoder(_Baseline):
         """As :meth:`sqr.decoder.RecollectingDecoder.forward`."""
         outputs = {0: initial}
         predictions = []
-        for number, (index, sources) in enumerate(self.plan.steps, start=1):
-            stage = self.stages[index - 1]
-            state = QueryState.cat([outputs[i] for i in sources])
+        for number, (index, _) in enumerate(self.plan.steps, start=1):
+            stage, width = self.stages[index - 1], initial.num_groups
+            state = QueryState.cat(
+                [outputs[i].groups(begin * width, end * width) for i, begin, end in self.plan.parts(number)]
+            )
             groups = state.num_groups
             output, prediction = stage(_as_images(state), stage.prepare(repeat_memory(memory, groups)))
             outputs[number] = _map(output, lambda x, g=groups: _to_groups(x, g))
