@@ -66,5 +66,5 @@ model = L(QueryBasedDetector)(
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
     size_divisibility=32,  # as published; the levels' strides divide it
-    ignore_padding=False,  # as published; docs/training.md
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

@@ -62,5 +62,5 @@ model = L(QueryBasedDetector)(
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
     size_divisibility=0,
-    ignore_padding=False,  # as published; docs/training.md
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

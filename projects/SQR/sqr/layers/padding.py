@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 
 class PaddingZeroer:
@@ -17,10 +21,12 @@ class PaddingZeroer:
     :meth:`beyond` both cases read zeros. Every convolution with a kernel above 1x1 is guarded, whatever class of
     network it is in; images must be padded to a multiple of the network's coarsest stride.
 
-    Operations that read the whole map (squeeze-and-excitation, attention) are not convolutions and are not guarded.
+    Operations that read the whole map (squeeze-and-excitation, attention) are not convolutions and are not guarded; a
+    warning says so where :meth:`leak` finds one.
 
     Args:
-        network: gets a hook on each such convolution; its parameters and their names stay as they are.
+        network: images ``(B, 3, height, width)`` -> features by name. It gets a hook on each such convolution; its
+            parameters and their names stay as they are.
     """
 
     def __init__(self, network: nn.Module):
@@ -28,6 +34,14 @@ class PaddingZeroer:
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
                 module.register_forward_pre_hook(self._zero)
+        leak = self.leak(network)
+        if leak > 1e-3:
+            logger.warning(
+                "the backbone reads padding by other operations than convolutions (a feature changes by %.2g): "
+                "predictions depend on what else is in the batch. Choose another backbone, or pad every image alike by "
+                "model.size_divisibility=N, N at least data.max_size",
+                leak,
+            )
 
     @contextmanager
     def beyond(self, padding_mask: Tensor) -> Iterator[None]:
@@ -37,6 +51,32 @@ class PaddingZeroer:
             yield
         finally:
             self._valid = None
+
+    @torch.no_grad()
+    def leak(self, network: nn.Module, size: int = 64) -> float:
+        """How much a feature of a noise image changes when it is padded to twice its width, as a share of the largest.
+
+        0 for a network without parameters or with parameters on the meta device, which cannot be asked.
+        """
+        parameter = next(network.parameters(), None)
+        if parameter is None or parameter.is_meta:
+            return 0.0
+        images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter)
+        padded = F.pad(images, (0, size))
+        training = [module for module in network.modules() if module.training]
+        network.eval()
+        features = []
+        for x in (images, padded):
+            mask = torch.zeros(x.shape[:1] + x.shape[2:], dtype=torch.bool, device=x.device)
+            mask[..., size:] = True
+            with self.beyond(mask):
+                features.append(network(x))
+        for module in training:
+            module.training = True
+        return max(
+            float((alone - features[1][name][..., : alone.shape[-1]]).abs().max() / alone.abs().max().clamp(min=1e-12))
+            for name, alone in features[0].items()
+        )
 
     def _zero(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
         if self._valid is None:
