@@ -21,8 +21,8 @@ class PaddingZeroer:
     :meth:`beyond` both cases read zeros. Every convolution with a kernel above 1x1 is guarded, whatever class of
     network it is in; images must be padded to a multiple of the network's coarsest stride.
 
-    Operations that read the whole map (squeeze-and-excitation, attention) are not convolutions and are not guarded; a
-    warning says so where :meth:`leak` finds one.
+    Operations that read the whole map (squeeze-and-excitation, attention) are not convolutions and are not guarded; see
+    :meth:`warn_of_leak`.
 
     Args:
         network: images ``(B, 3, height, width)`` -> features by name. It gets a hook on each such convolution; its
@@ -34,14 +34,6 @@ class PaddingZeroer:
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
                 module.register_forward_pre_hook(self._zero)
-        leak = self.leak(network)
-        if leak > 1e-3:
-            logger.warning(
-                "the backbone reads padding by other operations than convolutions (a feature changes by %.2g): "
-                "predictions depend on what else is in the batch. Choose another backbone, or pad every image alike by "
-                "model.size_divisibility=N, N at least data.max_size",
-                leak,
-            )
 
     @contextmanager
     def beyond(self, padding_mask: Tensor) -> Iterator[None]:
@@ -52,16 +44,22 @@ class PaddingZeroer:
         finally:
             self._valid = None
 
+    def warn_of_leak(self, network: nn.Module) -> None:
+        """Log a warning where the network reads padding in spite of the guards."""
+        leak = self.leak(network)
+        if leak > 1e-3:
+            logger.warning(
+                "the backbone reads padding by other operations than convolutions (a feature changes by %.2g): "
+                "predictions depend on what else is in the batch. Choose another backbone, or pad every image alike by "
+                "model.size_divisibility=N, N at least data.max_size",
+                leak,
+            )
+
     @torch.no_grad()
     def leak(self, network: nn.Module, size: int = 64) -> float:
-        """How much a feature of a noise image changes when it is padded to twice its width, as a share of the largest.
-
-        0 for a network without parameters or with parameters on the meta device, which cannot be asked.
-        """
-        parameter = next(network.parameters(), None)
-        if parameter is None or parameter.is_meta:
-            return 0.0
-        images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter)
+        """The largest change of a feature when a noise image is padded to twice its width, over the largest feature."""
+        images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        images = images.to(next(network.parameters()))
         padded = F.pad(images, (0, size))
         training = [module for module in network.modules() if module.training]
         network.eval()
