@@ -43,6 +43,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         cfg = LazyConfig.load(path)
     except (SyntaxError, ImportError, yaml.YAMLError, OSError) as error:
         raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
+    if set(cfg) == {"cfg"}:  # a file that changes a shipped config: cfg = model_zoo.get_config(...)
+        cfg = cfg.cfg
+        cfg._set_parent(None)  # interpolations count from here
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
         raise UsageError(f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}")
