@@ -54,6 +54,9 @@ def build_model(cfg: DictConfig) -> nn.Module:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
+    zeroer = getattr(model, "padding_zeroer", None)
+    if zeroer is not None:
+        zeroer.warn_of_leak(model.backbone)
     return model.to(device)
 
 
