@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import dataset_builders as build
 from sqr.data import check_queries, detection_dataset_name, find_dataset, get_detection_dataset, resolve_num_classes
 from sqr.data.layouts import canonical_split
-from sqr.data.yolo import LabelProblem, LabelRow, absolute_box, label_file, read_labels
+from sqr.data.yolo_labels import LabelProblem, LabelRow, absolute_box, label_file, read_labels
 
 LAYOUTS = {
     "coco": build.write_coco,
@@ -219,14 +219,14 @@ def test_a_data_yaml_that_makes_no_sense(text, message, tmp_path):
 def test_a_broken_label_row_is_named(row, message, tmp_path):
     root = build.write_yolo(tmp_path / "set")
     (root / "labels/train/a.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{row}\n{row}\n")
-    with pytest.raises(ValueError, match=rf"{message}.*\(and 1 more rows\); tools/check_dataset.py"):
+    with pytest.raises(ValueError, match=rf"{message}.*\(2 of this kind, 2 errors in all\); tools/check_dataset.py"):
         get_detection_dataset(root=str(root), split="train")
 
 
 def test_a_broken_yolo_image_is_named(tmp_path):
     root = build.write_yolo(tmp_path / "set")
     (root / "images/train/a.png").write_bytes(b"nothing")
-    with pytest.raises(OSError, match=r"cannot read the image .*a.png: it is no image of a known format"):
+    with pytest.raises(ValueError, match=r"cannot read the image .*a.png: it is no image of a known format"):
         get_detection_dataset(root=str(root), split="train")
 
 

@@ -246,11 +246,12 @@ def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
 
 
 def _names_of_files(data: DictConfig) -> tuple[str, ...] | None:
-    from .data.coco_files import read_coco_summary
+    from .data.layouts import CocoSplit
+    from .data.prepared import prepare_split
 
     for split in (data.val, data.train):
         if split.annotations and Path(split.annotations).is_file():
-            return tuple(name for _, name in read_coco_summary(split.annotations).categories)
+            return tuple(name for _, name in prepare_split(CocoSplit(split.annotations, ())).categories)
     return None
 
 

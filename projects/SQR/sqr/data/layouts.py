@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape as glob_escape
 from glob import glob
+from itertools import islice
+from typing import Protocol
 
 from . import yolo
+from .coco_files import CocoReader, load_coco
+from .image_files import ImageFinder
+from .records import SplitRecord
+from .values import read_file_name
 
 ROBOFLOW_FILE = "_annotations.coco.json"
 _ALIASES = {alias: split for split, aliases in yolo.SPLIT_FOLDERS.items() for alias in aliases}
+_SAMPLE = 50  # listed images by which the folder of images is recognised
 
 
 class UnknownLayoutError(ValueError):
     """A folder in which no dataset is recognised."""
+
+
+class Split(Protocol):
+    """A split in any format."""
+
+    def read(self, name: str) -> SplitRecord:
+        """Read the annotations as far as they can be read; pixels are not decoded."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +39,36 @@ class CocoSplit:
 
     Attributes:
         annotations: the file.
-        image_folders: folders its file names can be relative to, the likeliest first.
+        image_folders: folders its file names can be relative to, the likeliest first; none where images do not
+            matter.
     """
 
     annotations: str
     image_folders: tuple[str, ...]
 
-    def image_folder(self, first_image: str) -> str:
-        """The folder that holds the first listed image; the likeliest that exists where none does."""
-        holding = (f for f in self.image_folders if os.path.isfile(os.path.join(f, first_image)))
-        existing = (f for f in self.image_folders if os.path.isdir(f))
-        return next(holding, None) or next(existing, self.image_folders[0])
+    def read(self, name: str) -> SplitRecord:
+        """As :meth:`Split.read`."""
+        record = SplitRecord(name, self.annotations)
+        try:
+            with open(self.annotations, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            record.note("unreadable_annotations", self.annotations, f"it cannot be read: {error.strerror}")
+            return record
+        content = load_coco(record, data)
+        if content is None:
+            return record
+        names = (read_file_name(i.get("file_name")) for i in content["images"] if isinstance(i, dict))
+        finder = self._finder(list(islice(filter(None, names), _SAMPLE)))
+        return CocoReader(record, content, finder).read()
+
+    def _finder(self, names: Sequence[str]) -> ImageFinder | None:
+        """For the folder that holds most of the names; of equals the likeliest that exists."""
+        if not self.image_folders:
+            return None
+        finders = [ImageFinder(folder) for folder in self.image_folders]
+        hits = [(sum(finder.find(n) is not None for n in names), os.path.isdir(finder.folder)) for finder in finders]
+        return finders[hits.index(max(hits))]
 
 
 @dataclass(frozen=True)
@@ -44,6 +77,10 @@ class YoloSplit:
 
     description: yolo.YoloDescription
     split: str
+
+    def read(self, name: str) -> SplitRecord:
+        """As :meth:`Split.read`."""
+        return yolo.read_yolo(name, self.description, self.split)
 
 
 @dataclass(frozen=True)
@@ -58,10 +95,11 @@ class DatasetFolder:
 
     root: str
     layout: str
-    splits: dict[str, CocoSplit | YoloSplit] = field(default_factory=dict)
+    splits: dict[str, Split] = field(default_factory=dict)
 
-    def split(self, name: str, *, key: str = "") -> CocoSplit | YoloSplit:
-        """
+    def split(self, name: str, *, key: str = "") -> Split:
+        """Return a split.
+
         Args:
             name: of the split; ``valid`` and ``validation`` mean ``val``.
             key: what the split is called in a config, for the error.

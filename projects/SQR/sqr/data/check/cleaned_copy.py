@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from .. import yolo
 from ..images import read_image
+from ..records import ImageRecord, ObjectRecord
+from ..values import clip_box
 from .inspection import Inspection
 from .probe import ImageFacts
-from .records import ImageRecord, ObjectRecord
 from .report import class_names
 
 _KEPT_MODES = ("RGB", "L", "1")  # grey loses nothing by staying grey
@@ -134,7 +134,7 @@ def _scale(image: ImageRecord, fact: ImageFacts) -> tuple[float, float] | None:
 
 def _clean_object(item: ObjectRecord, scale: tuple[float, float], size: tuple[int, int]) -> ObjectRecord | None:
     scaled = [value * factor for value, factor in zip(item.box, (*scale, *scale), strict=True)]
-    box = [round(v, 4) for v in yolo.clip_box(scaled, size)]
+    box = [round(v, 4) for v in clip_box(scaled, size)]
     return ObjectRecord(item.category, box, item.crowd) if min(box[2:]) > 0 else None
 
 

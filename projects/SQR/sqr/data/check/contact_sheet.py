@@ -12,9 +12,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
 from ..images import read_image
+from ..records import ImageRecord
 from .inspection import Inspection
 from .probe import ImageFacts
-from .records import ImageRecord
 from .report import class_names
 
 _LONGEST = 640  # px at which an image is drawn
