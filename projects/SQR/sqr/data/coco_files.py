@@ -128,6 +128,7 @@ class CocoReader:
             if lacking:
                 self._lacks(place, values["file_name"] or self.record.source, lacking)
                 self.unusable.add(values["id"])
+                self.record.dropped_images.append((values["file_name"] or place, f"no usable {', '.join(lacking)}"))
                 continue
             id_, name, width, height = values.values()
             found = self._find(name)
@@ -144,9 +145,11 @@ class CocoReader:
             else:
                 text = f"image id {id_}, also of {twin.file_name}: their objects cannot be told apart"
                 self.record.note("duplicate_image_id", name, text)
+                self.record.dropped_images.append((name, f"image id {id_} used twice"))
                 self.unusable.add(id_)
         for id_ in self.unusable & self.images.keys():
-            del self.images[id_]
+            twin = self.images.pop(id_)
+            self.record.dropped_images.append((twin.file_name, f"image id {id_} used twice"))
         for name, ids in _groups((image.file_name, id_) for id_, image in self.images.items()).items():
             for id_ in ids[1:]:
                 self.record.note("repeated_image", name, f"again as image id {id_}")

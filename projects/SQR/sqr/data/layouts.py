@@ -91,11 +91,13 @@ class DatasetFolder:
         root: what was given.
         layout: ``COCO``, ``Roboflow COCO`` or ``YOLO``, or ``COCO file`` for a single annotation file.
         splits: by name, ``train``, ``val`` and ``test`` first; other names as the files have them.
+        partial: a single file, of which nobody expects all splits.
     """
 
     root: str
     layout: str
     splits: dict[str, Split] = field(default_factory=dict)
+    partial: bool = False
 
     def split(self, name: str, *, key: str = "") -> Split:
         """Return a split.
@@ -155,7 +157,7 @@ def single_file(annotations: str, images: str | None = None) -> DatasetFolder:
     folder = os.path.dirname(os.path.abspath(annotations))
     guesses = (folder, *_usual_folders(os.path.dirname(folder), name, name), os.path.join(folder, name))
     split = CocoSplit(annotations, (images,) if images else guesses)
-    return DatasetFolder(annotations, "COCO file", {name if name in _ALIASES else "all": split})
+    return DatasetFolder(annotations, "COCO file", {name if name in _ALIASES else "all": split}, partial=True)
 
 
 def canonical_split(name: str) -> str:

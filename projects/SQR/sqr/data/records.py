@@ -63,6 +63,7 @@ class SplitRecord:
         defects: what was found wrong while reading.
         placeholder: a class that Roboflow adds as the group of all others; no object is of it.
         dropped_objects: how many could not be used.
+        dropped_images: name of each image that could not be used, and why.
         as_is: the annotation file can be handed to COCO's evaluation unchanged.
     """
 
@@ -75,6 +76,7 @@ class SplitRecord:
     defects: list[Defect] = field(default_factory=list)
     placeholder: str | None = None
     dropped_objects: int = 0
+    dropped_images: list[tuple[str, str]] = field(default_factory=list)
     as_is: bool = True
 
     def note(self, kind: str, file: str, text: str) -> None:

@@ -126,14 +126,16 @@ def _class_defects(inspection: Inspection) -> list[Defect]:
 
 
 def _split_defects(dataset: DatasetFolder) -> list[Defect]:
-    if dataset.layout == "COCO file":
+    if dataset.partial:
         return []
-    hints = {"train": "set data.train.split to one of these", "val": "set data.val.split to one of these"}
+    there = ", ".join(dataset.splits)
+    hint = "--split 0.2 --fix FOLDER divides it" if len(dataset.splits.keys() - {"test"}) == 1 else ""
     return [
-        Defect("split_missing", "", dataset.root, f"no {name}, only {', '.join(dataset.splits)}; {hint}")
-        for name, hint in hints.items()
+        Defect("split_missing", "", dataset.root,
+               f"no {name}, only {there}; {hint or f'set data.{name}.split to one of these'}")
+        for name in ("train", "val")
         if name not in dataset.splits
-    ]
+    ]  # fmt: skip
 
 
 def _repeated_content(inspection: Inspection) -> list[Defect]:
