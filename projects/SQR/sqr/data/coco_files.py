@@ -105,10 +105,16 @@ class CocoReader:
         for place, entry in self._dicts("categories"):
             id_, name = read_id(entry.get("id")), read_name(entry.get("name"))
             if id_ is None or name is None:
-                self._lacks(place, self.record.source, [k for k, v in (("id", id_), ("name", name)) if v is None])
+                lacking = [key for key, value in (("id", id_), ("name", name)) if value is None]
+                self._lacks(place, self.record.source, lacking)
+                self.record.dropped_classes.append((name or place, f"no usable {', '.join(lacking)}"))
                 continue
             if id_ in self.categories:
                 self.record.note("duplicate_category_id", self.record.source, f"category id {id_}")
+                if name != self.categories[id_]:
+                    self.record.dropped_classes.append(
+                        (name, f"its category id {id_} is that of {self.categories[id_]!r}")
+                    )
                 continue
             if name in self.categories.values():
                 first = next(i for i, n in self.categories.items() if n == name)

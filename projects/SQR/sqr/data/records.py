@@ -64,6 +64,7 @@ class SplitRecord:
         placeholder: a class that Roboflow adds as the group of all others; no object is of it.
         dropped_objects: how many could not be used.
         dropped_images: name of each image that could not be used, and why.
+        dropped_classes: the same of classes.
         as_is: the annotation file can be handed to COCO's evaluation unchanged.
     """
 
@@ -77,6 +78,7 @@ class SplitRecord:
     placeholder: str | None = None
     dropped_objects: int = 0
     dropped_images: list[tuple[str, str]] = field(default_factory=list)
+    dropped_classes: list[tuple[str, str]] = field(default_factory=list)
     as_is: bool = True
 
     def note(self, kind: str, file: str, text: str) -> None:

@@ -101,6 +101,8 @@ def _classes(inspection: Inspection, summary: CopySummary) -> list[str]:
     placeholders = {split.placeholder for split in splits} - used
     for name in sorted(filter(None, placeholders)):
         summary.classes.append(f"class {name!r}: left out, a group that no object is of")
+    for split in splits:
+        summary.classes += [f"class {name!r} of {split.name}: left out, {why}" for name, why in split.dropped_classes]
     for defect in inspection.defects:
         if defect.kind == "duplicate_category_name":
             summary.classes.append(f"class of {defect.split}: merged, {defect.text}")
