@@ -30,6 +30,13 @@ def test_words():
     assert text.endswith("6 supervised sets; inference runs 0-1-2-3")
 
 
+def test_words_of_a_sampled_plan_and_of_loss_weights():
+    text = describe(Plan.sampled(4).weighted([0, 1, 1, 1]))
+    assert text.startswith("one draw of many") and "weights of the steps' losses: 0, 1, 1, 1" in text
+    assert "on average initial queries 0.33, output 1 0.33, output 2 1.33" in text
+    assert "group 2 of 2 of output 2" in text and text.endswith("6 supervised sets; inference runs 0-1-2-3-4")
+
+
 def test_command(tmp_path, capsys):
     out = tmp_path / "new" / "plans.svg"
     assert main(["sqr", "{name:selective,start:2}", "[[0],[0,1]]", "--stages", "2", "--output", str(out)]) == 0
