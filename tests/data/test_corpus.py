@@ -15,9 +15,9 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import OmegaConf
 
 import dataset_builders as build
+from sqr.cli.check import main
 from sqr.data import DetectionMapper, get_detection_dataset, inference_augmentations, resolve_num_classes
 from sqr.data import detection_dataset_name as dataset_name
-from sqr.data.check.command import main
 from sqr.evaluation.ground_truth import from_coco
 from sqr.evaluation.ground_truth import load_coco as load_for_analysis
 

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqr.errors import one_line
-
+from ..errors import one_line
 from .image_files import ImageFinder
 from .records import ImageRecord, ObjectRecord, SplitRecord
 from .values import (

@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "incomplete_annotation": (WARNING, "annotation without area or iscrowd (the box's area and 0 are taken)"),
     "no_boxes_to_evaluate": (WARNING, "split without a box: nothing can be measured on it"),
     "renamed_image": (WARNING, "image file of another spelling than its annotations (read)"),
+    "image_without_label": (WARNING, "image without an annotation file (left out)"),
     "label_without_image": (WARNING, "label file without an image"),
     "repeated_image": (WARNING, "image file listed more than once"),
     "same_content": (WARNING, "image with the same content as another"),

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sqr.errors import UserError, one_line
+from ..errors import UserError, one_line
 
 _ORIENTATION = 274  # the EXIF tag
 _TRANSPOSED = (5, 6, 7, 8)  # its values that swap width and height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,8 +14,11 @@ from typing import Protocol
 
 from . import yolo
 from .coco_files import CocoReader, load_coco
+from .csv_tables import find_csv
+from .cvat import find_cvat
 from .image_files import ImageFinder
 from .records import SplitRecord
+from .sidecars import find_labelme, find_voc, is_labelme
 from .values import read_file_name
 
 ROBOFLOW_FILE = "_annotations.coco.json"
@@ -89,7 +93,7 @@ class DatasetFolder:
 
     Attributes:
         root: what was given.
-        layout: ``COCO``, ``Roboflow COCO`` or ``YOLO``, or ``COCO file`` for a single annotation file.
+        layout: the name of the format, or ``COCO file`` for a single annotation file.
         splits: by name, ``train``, ``val`` and ``test`` first; other names as the files have them.
         partial: a single file, of which nobody expects all splits.
     """
@@ -138,6 +142,11 @@ def find_dataset(root: str) -> DatasetFolder:
         ("Roboflow COCO", _roboflow_splits),
         ("COCO", _coco_splits),
         ("YOLO", _yolo_folder),
+        ("COCO", _lone_coco_files),
+        ("Pascal VOC", find_voc),
+        ("CVAT", find_cvat),
+        ("LabelMe", find_labelme),
+        ("CSV", find_csv),
     )
     for layout, find in finders:
         splits = find(root)
@@ -147,7 +156,8 @@ def find_dataset(root: str) -> DatasetFolder:
     shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
     raise UnknownLayoutError(
         f"no dataset recognised in {root!r}: looked for train/{ROBOFLOW_FILE} (Roboflow COCO), "
-        f"annotations/instances_*.json (COCO) and data.yaml (YOLO); it holds {shown}"
+        f"annotations/instances_*.json (COCO) and data.yaml (YOLO), then for annotations of COCO, Pascal VOC, CVAT, "
+        f"LabelMe or CSV; it holds {shown}"
     )
 
 
@@ -181,6 +191,30 @@ def _coco_splits(root: str) -> dict[str, CocoSplit]:
     files = sorted(glob(os.path.join(glob_escape(root), "annotations", "instances_*.json")))
     raw = {os.path.basename(f)[len("instances_") : -len(".json")]: f for f in files}
     return _named({n: CocoSplit(f, _usual_folders(root, n, canonical_split(n))) for n, f in raw.items()})
+
+
+def _lone_coco_files(root: str) -> dict[str, CocoSplit]:
+    """COCO files under other names; one alone whose name says no split is ``train``."""
+    paths = sorted(glob(os.path.join(glob_escape(root), "*.json")))
+    paths += sorted(glob(os.path.join(glob_escape(root), "annotations", "*.json")))
+    found: dict[str, CocoSplit] = {}
+    for path in paths if paths and not is_labelme(paths[0]) else ():
+        if not _is_coco(path):
+            continue
+        words = re.split(r"[-_.\d]+", os.path.splitext(os.path.basename(path))[0].lower())
+        name = next((_ALIASES[word] for word in words if word in _ALIASES), "train" if len(paths) == 1 else None)
+        if name and name not in found:
+            found[name] = CocoSplit(path, (*_usual_folders(root, name, name), os.path.dirname(path)))
+    return found
+
+
+def _is_coco(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"images", "categories"} <= content.keys()
 
 
 def _usual_folders(root: str, *names: str) -> tuple[str, ...]:

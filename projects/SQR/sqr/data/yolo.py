@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from sqr.errors import one_line
-
+from ..errors import one_line
 from .coco_files import CocoReader
 from .image_files import ImageFinder, image_sizes, list_images
 from .images import UnreadableImageError

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqr.errors import one_line
+from ..errors import one_line
 
 _LARGEST_SHARE = 2.0  # a coordinate beyond is one in pixels
 _INSIDE = 0.01  # how far keypoints and boxes reach over their edges by rounding
