@@ -103,7 +103,6 @@ def _write_files(inspection: Inspection, folder: Path, *, sheet: int) -> list[Pa
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="check_dataset.py",
         description="Say what a detection dataset holds and everything that is wrong with it. Exit code 0: it can be "
         "trained on; 1: training would fail; 2: the command makes no sense. docs/custom_data.md says more.",
     )
