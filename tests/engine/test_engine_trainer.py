@@ -171,7 +171,7 @@ def test_programming_errors_keep_their_type(kind):
         def forward(self, batched_inputs):
             raise kind("oops")
 
-    with pytest.raises(kind, match="^'?oops'?$"):
+    with pytest.raises(kind, match="oops"):
         make_trainer(Broken()).train(0, 1)
 
 
