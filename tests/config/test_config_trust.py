@@ -141,7 +141,7 @@ def test_a_large_file_is_not_read(tmp_path):
 
 def test_references_between_keys_stay_references():
     cfg = parse_yaml_config(
-        "a: {b: 3, c: '${.b}'}\nd: ['${a}', '${a.b}_${d.1}x']\ne: '${d[0].c}'\nf: !!python/tuple [1]", "c"
+        "a: {b: 3, c: '${.b}'}\nd: ['${a}', '${a.b}_x']\ne: '${d[0].c}'\nf: !!python/tuple [1]", "c"
     )
     assert cfg.d[0].c == cfg.e == 3 and OmegaConf.to_container(cfg)["a"]["c"] == "${.b}" and cfg.f == [1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import difflib
 import inspect
@@ -45,13 +46,13 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     cfg = apply_overrides(cfg, overrides)
     prefer_overridden_length(cfg, overrides)
     check_train_section(cfg)
-    checkcalls(cfg)
+    check_calls(cfg)
     name_zoo_checkpoint(cfg, name)
     return cfg
 
 
 def read_config(path: str) -> DictConfig:
-    """Read a config file as it stands: a ``.py`` file is code and is run, a YAML file is data.
+    """The content of a config file, unchecked: a ``.py`` file is code and is run, a YAML file is data.
 
     Raises:
         UsageError: it cannot be loaded, or a YAML file names something that it may not call
@@ -60,9 +61,13 @@ def read_config(path: str) -> DictConfig:
     if not path.endswith(".py"):
         return read_yaml_config(path)
     try:
-        return LazyConfig.load(path)
+        cfg = LazyConfig.load(path)
     except (SyntaxError, ImportError, OSError) as error:
         raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
+    if set(cfg) == {"cfg"}:  # a file that changes a shipped config: cfg = model_zoo.get_config(...)
+        cfg = cfg.cfg
+        cfg._set_parent(None)  # interpolations count from here
+    return cfg
 
 
 def editable(cfg: DictConfig) -> DictConfig:
@@ -113,7 +118,7 @@ def name_zoo_checkpoint(cfg: DictConfig, config: str) -> None:
     cfg.train.init_checkpoint = f"{catalog.SCHEME}{name}"
 
 
-def checkcalls(cfg: DictConfig) -> None:
+def check_calls(cfg: DictConfig) -> None:
     """Check argument names, and plain values' types, of every call in a config against its target.
 
     Raises:
@@ -145,6 +150,12 @@ def calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 def _located(target: Any, path: str) -> Any:
     if not isinstance(target, str):
+        name = getattr(target, "__qualname__", "")
+        if getattr(target, "__module__", None) == "builtins" and not hasattr(builtins, name.partition(".")[0]):
+            raise UsageError(
+                f"{path}: {name} is defined in the config file, so the saved config could not name it; put it into a "
+                "module beside the config, on PYTHONPATH, and import it from there"
+            )
         return target
     try:
         return locate(target)
