@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..distributed import unwrap
 from ..errors import UserError, one_line
+from ..finite import describe_not_finite, not_finite
 from .class_heads import ClassHeadChanges, fit_class_heads
 from .files import Weights, read_weights
 from .registry import convert, detect_layout
@@ -76,6 +77,9 @@ def load_model_weights(
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
     weights = _fit_names(read_weights(source, name=name, hint=_WITHOUT), model.state_dict(), name)
+    bad = not_finite(weights)
+    if bad:
+        raise UserError(f"{name} is of a training that diverged: {describe_not_finite(bad, len(weights))}")
     if modules:
         weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"

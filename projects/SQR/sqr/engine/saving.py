@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer, CheckpointError
-from ..errors import TrainingInterrupted, UserError, one_line
+from ..errors import NonFiniteError, TrainingInterrupted, UserError, one_line
 from .trainer import Trainer, TrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,11 @@ def run_and_save(trainer: Trainer, checkpointer: Checkpointer, max_iter: int) ->
         trainer.train(trainer.completed + 1, max_iter)
     except TrainingStopped as stop:
         raise _interrupted(stop, trainer, checkpointer) from None
-    except CheckpointError:
+    except CheckpointError as error:
+        error.args = (f"{one_line(error)}{_advice(error, trainer)}",)
         raise
     except UserError as error:
-        error.args = (f"{one_line(error)}{_rescue(trainer, checkpointer)}",)
+        error.args = (f"{one_line(error)}{_rescue(trainer, checkpointer)}{_advice(error, trainer)}",)
         raise
     except OSError as error:
         saved = _rescue(trainer, checkpointer)
@@ -52,7 +53,7 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
         text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
         text += "Go on with the same command and --resume"
     else:
-        text = f"{stop} during the last evaluation; training is complete. Run it again with --eval-only"
+        text = f"{stop} during the last evaluation; training is complete. The same command with --resume evaluates"
     return TrainingInterrupted(text, stop.signal_number)
 
 
@@ -73,6 +74,17 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
         logger.warning("The iterations since the last checkpoint could not be saved: %s", one_line(error))
         return ""
     return again
+
+
+def _advice(error: UserError, trainer: Trainer) -> str:
+    """What to change after a divergence: resumed as it was, the same run diverges at the same iteration."""
+    if not isinstance(error, NonFiniteError):
+        return ""
+    rate = max(group.get("initial_lr", group["lr"]) for group in trainer.optimizer.param_groups)
+    return (
+        f". Resumed unchanged it diverges again: add --resume and a lower rate (the highest is {rate:.3g}; "
+        f"optimizer.lr is the base of all), or stronger clipping (train.clip_grad.max_norm)"
+    )
 
 
 def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:
