@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 
-from engine_toys import TOY_CONFIG, read_metrics, run_toy
+from engine_toys import read_metrics, run_toy
 from sqr.checkpoint.files import read_weights, write_weights
+from sqr.engine.train_loader import batches_of
 from sqr.errors import UserError
 from sqr.evaluation.finite_outputs import FiniteOutputs
 
@@ -22,7 +23,7 @@ def load(path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    assert run_toy(folder, "train.checkpointer.period=3") == 0
+    assert run_toy(folder, "train.checkpointer.period=3", "train.checkpointer.max_to_keep=9") == 0
     return folder
 
 
@@ -225,7 +226,7 @@ def test_a_diverged_training_keeps_the_last_good_checkpoint_and_gets_no_ap(rate,
     ]
     assert run_toy(tmp_path, *changes, resume=True) == 1
     error = capsys.readouterr().err
-    assert "lower rate" in error and "Traceback" not in error
+    assert "go on from it with --resume and a lower optimizer.lr" in error and "Traceback" not in error
     for path in tmp_path.glob("model_*.pth"):
         assert all(t.isfinite().all() for t in load(path)["model"].values()), path
     assert (tmp_path / "last_checkpoint").read_text() in {p.name for p in tmp_path.glob("model_*.pth")}
@@ -238,7 +239,7 @@ def test_weights_and_outputs_that_are_not_finite_are_not_evaluated(finished, tmp
     data["model"]["box_head.weight"][0, 0] = float("nan")
     torch.save(data, tmp_path / "nan.pth")
     assert run_toy(tmp_path, f"train.init_checkpoint={tmp_path}/nan.pth", eval_only=True) == 1
-    assert "1 of 14 tensors are not finite (box_head.weight)" in capsys.readouterr().err
+    assert "a training that diverged: 1 of 12 tensors are not finite (box_head.weight)" in capsys.readouterr().err
     instances = pytest.importorskip("detectron2.structures").Instances((4, 4))
     instances.scores = torch.tensor([0.5, float("nan")])
     with pytest.raises(UserError, match="image 7: 1 of 2 values of scores are not finite"):
@@ -257,17 +258,12 @@ def test_damaged_safetensors_are_found(finished, tmp_path):
         read_weights(str(path))
 
 
-def test_a_killed_data_worker_is_one_line(tmp_path):
-    code = (
-        "import os, sys, engine_toys, signal\n"
-        "class Killed(engine_toys.ToyMapper):\n"
-        "    def __call__(self, sample):\n"
-        "        if sample['image_id'] == 104: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return super().__call__(sample)\n"
-        "engine_toys.Killed = Killed; Killed.__module__ = 'engine_toys'\n"
-        f"sys.exit(engine_toys.run_toy({str(tmp_path)!r}, 'dataloader.train.num_workers=1', "
-        f"'dataloader.train.mapper._target_=engine_toys.Killed', config={TOY_CONFIG!r}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: a data loading process ended" in done.stderr and "num_workers" in done.stderr
+def test_a_killed_data_worker_is_one_line():
+    def killed():
+        yield ["batch"]
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+
+    batches = batches_of(killed())
+    assert next(batches) == ["batch"]
+    with pytest.raises(UserError, match=r"a data loading process ended .*lower dataloader\.train\.num_workers"):
+        next(batches)

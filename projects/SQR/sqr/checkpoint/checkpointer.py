@@ -39,7 +39,7 @@ class Checkpointer(DetectionCheckpointer):
     afterwards: a full disk or a kill leaves the previous checkpoint in force. What is not finite is not saved.
 
     Attributes:
-        saved_iteration: of the last checkpoint that this object wrote.
+        saved_iteration: of the last checkpoint that this object wrote or resumed from.
         about: plain values stored with each checkpoint, so that the file is enough to predict with it.
     """
 
@@ -121,7 +121,7 @@ class Checkpointer(DetectionCheckpointer):
             self.logger.warning("%s names no checkpoint: the newest one is looked for", self._tag_path())
         for path in candidates:
             try:
-                left = self._restore(path)
+                data_iteration, left = self._restore(path)
             except _Unusable as error:
                 reasons.append(one_line(error))
                 self.logger.warning("%s; trying the checkpoint before it", reasons[-1])
@@ -129,6 +129,7 @@ class Checkpointer(DetectionCheckpointer):
             chosen = comm.all_gather(Path(path).name)
             if len(set(chosen)) > 1:
                 raise UserError(f"the processes do not read the same checkpoint: {', '.join(chosen)}")
+            self.saved_iteration = data_iteration
             if reasons:
                 self.logger.warning("Resuming from %s instead", path)
             return left
@@ -136,7 +137,22 @@ class Checkpointer(DetectionCheckpointer):
             f"cannot resume: {'; '.join(reasons)}. Start anew with another train.output_dir, or put a checkpoint there"
         )
 
-    def _restore(self, path: str) -> dict[str, Any]:
+    def withdraw(self, iteration: int) -> str | None:
+        """Set aside checkpoints of an iteration whose weights turned out to be no good, if there is one before them.
+
+        Returns:
+            The name of the checkpoint that ``--resume`` then starts from.
+        """
+        before = self.numbered(until=iteration - 1)
+        if self.save_to_disk and self.saved_iteration == iteration and before:
+            for path in {*self.numbered(), str(Path(self.save_dir) / _FINAL)} - set(before):
+                if os.path.isfile(path):
+                    os.replace(path, f"{path}.diverged")
+            self.tag_last_checkpoint(Path(before[-1]).name)
+        return self._last_name()
+
+    def _restore(self, path: str) -> tuple[int | None, dict[str, Any]]:
+        """Load a file; returns its iteration and what was not used."""
         data = _verified(path, self.checkpointables)
         self.logger.info("Loading the checkpoint %s", path)
         self._load_model(data)
@@ -150,7 +166,7 @@ class Checkpointer(DetectionCheckpointer):
             except Exception as error:  # a state that torch.load can read and nothing can use
                 text = f"cannot resume from {path}: its {key} is not readable ({one_line(error)[:200]})"
                 raise _Unusable(text) from error
-        return data
+        return data.get("iteration"), data
 
     def _tag_path(self) -> Path:
         return Path(self.save_dir) / "last_checkpoint"

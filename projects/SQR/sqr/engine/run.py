@@ -112,11 +112,28 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's hook, whose ``max_to_keep`` also counts what the folder holds when a run is resumed."""
+    """Detectron2's hook, whose ``max_to_keep`` also counts what a resumed run finds in the folder.
+
+    An older checkpoint is deleted only once an iteration with the newer one's weights gave a finite loss.
+    """
 
     def before_train(self) -> None:
         super().before_train()
-        self.recent_checkpoints = self.checkpointer.numbered(until=self.trainer.completed)
+        self._keep, self.max_to_keep = self.max_to_keep, None
+
+    def after_step(self) -> None:
+        self._delete_old()
+        super().after_step()
+
+    def after_train(self) -> None:
+        super().after_train()
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        if self._keep is not None:
+            for path in self.checkpointer.numbered(until=self.trainer.completed)[: -self._keep]:
+                Path(path).unlink(missing_ok=True)
 
 
 def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:

@@ -28,11 +28,14 @@ def run_and_save(trainer: Trainer, checkpointer: Checkpointer, max_iter: int) ->
         trainer.train(trainer.completed + 1, max_iter)
     except TrainingStopped as stop:
         raise _interrupted(stop, trainer, checkpointer) from None
-    except CheckpointError as error:
-        error.args = (f"{one_line(error)}{_advice(error, trainer)}",)
+    except NonFiniteError as error:
+        if comm.is_main_process():
+            error.args = (f"{one_line(error)}. {_after_divergence(trainer, checkpointer)}",)
+        raise
+    except CheckpointError:
         raise
     except UserError as error:
-        error.args = (f"{one_line(error)}{_rescue(trainer, checkpointer)}{_advice(error, trainer)}",)
+        error.args = (f"{one_line(error)}{_rescue(trainer, checkpointer)}",)
         raise
     except OSError as error:
         saved = _rescue(trainer, checkpointer)
@@ -76,15 +79,14 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
     return again
 
 
-def _advice(error: UserError, trainer: Trainer) -> str:
-    """What to change after a divergence: resumed as it was, the same run diverges at the same iteration."""
-    if not isinstance(error, NonFiniteError):
-        return ""
+def _after_divergence(trainer: Trainer, checkpointer: Checkpointer) -> str:
+    """Keep the last weights that gave a finite loss, and say what to change: unchanged, the run diverges again."""
     rate = max(group.get("initial_lr", group["lr"]) for group in trainer.optimizer.param_groups)
-    return (
-        f". Resumed unchanged it diverges again: add --resume and a lower rate (the highest is {rate:.3g}; "
-        f"optimizer.lr is the base of all), or stronger clipping (train.clip_grad.max_norm)"
-    )
+    last = checkpointer.withdraw(trainer.completed)
+    change = f"a lower optimizer.lr (the highest rate is {rate:.3g}) or a smaller train.clip_grad.max_norm"
+    if last is None:
+        return f"No checkpoint was saved; start again with {change}"
+    return f"The last good checkpoint is {last}: go on from it with --resume and {change}"
 
 
 def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:
