@@ -145,7 +145,7 @@ def test_other_parameter_groups_keep_each_parameters_moments(stopped):
     [
         (["optimizer._target_=torch.optim.SGD", "optimizer.betas=null"], "error"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate"),
-        (["optimizer.lr=nan"], "must be a finite number"),
+        (["optimizer.lr=inf"], "must be a finite number"),
     ],
 )
 def test_settings_that_cannot_apply_are_refused_and_not_recorded(changes, message, stopped, capsys):
