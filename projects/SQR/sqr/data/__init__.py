@@ -3,7 +3,6 @@
 from .datasets import (
     check_queries,
     detection_dataset_name,
-    fast_coco_eval_is_built,
     get_detection_dataset,
     resolve_num_classes,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "UnreadableImageError",
     "check_queries",
     "detection_dataset_name",
-    "fast_coco_eval_is_built",
     "find_dataset",
     "get_detection_dataset",
     "inference_augmentations",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -153,11 +152,6 @@ def check_queries(cfg: DictConfig) -> None:
             f"{train.source}: image {train.fullest_image!r} has {train.most_objects} objects, but the model has only "
             f"{queries} queries to match them with; set model.query_generator.num_queries={train.most_objects} or more"
         )
-
-
-def fast_coco_eval_is_built() -> bool:
-    """Whether Detectron2's compiled COCO evaluation can be used; it is absent where ``detectron2._C`` is."""
-    return importlib.util.find_spec("detectron2._C") is not None
 
 
 def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:

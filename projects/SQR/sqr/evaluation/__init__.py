@@ -8,6 +8,7 @@ only by the functions that draw.
 from __future__ import annotations
 
 from .analysis import StageAnalysis, analyze
+from .coco_evaluator import BoxEvaluator
 from .comparison import compare, format_comparison
 from .demo import evaluate_and_report
 from .evaluator import StageEvaluator, StageInference
@@ -20,6 +21,7 @@ from .table_output import format_summary
 from .tables import DetectionTable, StagePredictions
 
 __all__ = [
+    "BoxEvaluator",
     "DetectionTable",
     "StageAnalysis",
     "StageEvaluator",
