@@ -13,8 +13,7 @@ import torch
 from sqr.benchmarks import memory, peak
 from sqr.benchmarks.prediction import Prediction
 from sqr.benchmarks.subjects import load_subject_config
-from sqr.engine import UsageError
-from sqr.errors import UserError
+from sqr.errors import UsageError, UserError
 from sqr.recollection import Plan
 
 SIZE = (64, 96)

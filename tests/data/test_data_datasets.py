@@ -16,6 +16,7 @@ from sqr.data import (
     resolve_num_classes,
     training_augmentations,
 )
+from sqr.evaluation import BoxEvaluator
 
 
 def coco_content(categories=((7, "cat"), (3, "dog")), num_images=3):

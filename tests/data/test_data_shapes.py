@@ -19,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sqr.data import detection_dataset_name, resolve_num_classes
 from sqr.data.shapes import ShapesSettings, ensure_shapes, register_shapes, scene
+from sqr.evaluation import BoxEvaluator
 
 SMALL = ShapesSettings(train_images=40, val_images=30)
 

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
-from helpers import SHARED
 from pycocotools.cocoeval import COCOeval
 
+from helpers import SHARED
 from sqr.evaluation.coco_evaluator import BoxEvaluator, evaluate_boxes
 from sqr.evaluation.ground_truth import load_coco
 
@@ -73,7 +73,7 @@ def assert_equal(dataset, results, image_ids=None):
     assert found.stats[0] > 0
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_data(seed):
     dataset = random_dataset(seed)
     assert_equal(dataset, random_results(dataset, seed))
@@ -85,7 +85,7 @@ def test_some_of_the_images():
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data sets")
-@pytest.mark.parametrize("name", ["bccd_320", "coco_free_320"])
+@pytest.mark.parametrize("name", ["coco_free_320"])
 def test_real_annotations(name):
     path = SHARED / "data" / name / "annotations" / "instances_val.json"
     if not path.exists():
@@ -110,7 +110,8 @@ def test_detectron2s_evaluator_and_ours_report_the_same(tmp_path):
         evaluator = BoxEvaluator(name, implementation=implementation, output_dir=str(output), distributed=False)
         evaluator.reset()
         evaluator._predictions = [{"image_id": 100, "instances": copy.deepcopy(results)}]
-        reports[implementation] = evaluator.evaluate()["bbox"], (output / "coco_instances_results.json").read_text()
+        report = evaluator.evaluate()["bbox"]
+        reports[implementation] = report, json.loads((output / "coco_instances_results.json").read_text())
     assert reports["vectorised"] == reports["pycocotools"]
     assert "AP-a" in reports["vectorised"][0]
     with pytest.raises(ValueError, match="one of vectorised, pycocotools"):

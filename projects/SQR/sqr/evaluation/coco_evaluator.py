@@ -1,9 +1,8 @@
-"""COCO's box AP and AR with this package's vectorised matching: every digit of pycocotools, without its Python loops."""
+"""COCO's box AP and AR by vectorised matching: the numbers of pycocotools without its Python loops."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from detectron2.evaluation import COCOEvaluator
 from pycocotools.cocoeval import COCOeval
 
+from ..files import write_json
 from .average_precision import COCO_IOUS, class_curves, precision_at_recalls, recalls
 from .ground_truth import AREA_RANGES, from_coco
 from .matching import match
@@ -56,7 +56,7 @@ class BoxEvaluator(COCOEvaluator):
             for result in results:
                 result["category_id"] = category_ids[result["category_id"]]
         if self._output_dir:
-            (Path(self._output_dir) / "coco_instances_results.json").write_text(json.dumps(results))
+            write_json(Path(self._output_dir) / "coco_instances_results.json", results)
         evaluated = evaluate_boxes(self._coco_api, results, img_ids)
         names = self._metadata.get("thing_classes")
         self._results["bbox"] = self._derive_coco_results(evaluated, "bbox", class_names=names)

@@ -15,6 +15,7 @@ The ground truth is used, so this is an upper bound, not a method.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -71,9 +72,7 @@ def oracle_curves(
     """
     curves = []
     for t in range(len(scores)):
-        one = Matches(
-            gt=matches.gt[t : t + 1, :1], kept=matches.kept, order=matches.order, ious=matches.ious[t : t + 1]
-        )
+        one = replace(matches, gt=matches.gt[t : t + 1, :1], ious=matches.ious[t : t + 1])
         curves.append(class_curves(last, one, gt, area_ranges=AREA_RANGES[:1], scores=scores[t]))
     return curves
 
