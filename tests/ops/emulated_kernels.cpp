@@ -1,6 +1,6 @@
 // Runs the CUDA kernels' source on the host and compares with loops that are too simple to be wrong. Buffers have
 // exactly the sizes the kernels may touch, so that AddressSanitizer sees one element too many.
-#include "emulation/cuda_emulation.h"
+#include "cuda_emulation.h"
 
 #include SQR_KERNELS
 

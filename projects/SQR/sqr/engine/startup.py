@@ -22,6 +22,7 @@ import sqr
 
 from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
+from ..host_memory import keep_freed_memory
 from .rng import seed_process
 from .wandb_writer import import_wandb
 
@@ -60,6 +61,8 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     advice = "" if args.eval_only else learning_rate_advice(cfg, args.config_file)
     if advice:
         logger.warning("%s", advice)
+    if torch.device(cfg.train.device).type == "cpu" and cfg.train.get("keep_freed_memory", True):
+        keep_freed_memory()
     seed_process(cfg.train.seed)
     torch.backends.cudnn.benchmark = bool(cfg.train.cudnn_benchmark) and not args.eval_only
 

@@ -3,7 +3,7 @@
 // With SQR_EMULATED the same file is compiled for the host and registers under the CPU key of another namespace, for
 // the tests.
 #ifdef SQR_EMULATED
-#include "../emulation/cuda_emulation.h"
+#include "cuda_emulation.h"  // tests/ops
 #else
 #include <cuda_runtime.h>
 #define SQR_LAUNCH(kernel, blocks, threads, stream, ...) kernel<<<blocks, threads, 0, stream>>>(__VA_ARGS__)

@@ -1,5 +1,5 @@
 // The CUDA kernels of both operators. They know nothing of PyTorch, and compile for the host as well: see
-// ../emulation/cuda_emulation.h for the rules that follow from it.
+// tests/ops/cuda_emulation.h for the rules that follow from it.
 //
 // An item is one query of one head of one image. A group of kLanes neighbouring threads of a warp shares it, each
 // holding kVector channels. The group works out its taps together, one a lane, and hands each to all of its lanes by a
