@@ -29,6 +29,7 @@ model = L(QueryBasedDetector)(
             out_channels="${...decoder.stages.dim}",
         ),
         strides=[4, 8, 16, 32],
+        ignore_padding="${..ignore_padding}",
     ),
     query_generator=L(FullImageQueries)(num_queries=100, dim="${..decoder.stages.dim}"),
     decoder=L(RecollectingDecoder)(
@@ -51,12 +52,17 @@ model = L(QueryBasedDetector)(
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
-            classification="${..classification}", class_weight=2.0, l1_weight=5.0, giou_weight=2.0, l1_format="xyxy"
+            classification="${..classification}",
+            class_weight=2.0,
+            l1_weight=5.0,
+            giou_weight=2.0,
+            l1_format="${..l1_format}",
         ),
         classification=L(FocalClassification)(alpha=0.25, gamma=2.0),
         class_weight=2.0,
         l1_weight=5.0,
         giou_weight=2.0,
+        l1_format="xyxy",
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
     ),
     postprocessor=L(TopKPostprocessor)(topk=100),
@@ -64,4 +70,5 @@ model = L(QueryBasedDetector)(
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
     size_divisibility=32,  # as published; the levels' strides divide it
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

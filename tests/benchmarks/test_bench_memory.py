@@ -93,11 +93,11 @@ def test_only_the_plans_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("name", ["h_deformable_detr_shapes", "h_dab_detr_shapes", "adamixer_shapes"])
 def test_default_objects_can_be_matched(name):
-    """Hybrid matching repeats every object for a set of its own, which has room for fewer of them."""
-    args = parsed("--plans", "sequential", "--size", "128", "128", THREE_STAGES, config_file=f"quick/{name}")
-    report = memory.run(args)
-    cfg = config(f"quick/{name}")
-    assert report["objects"] == (20 if name.startswith("h_") else cfg.model.query_generator.num_queries)
+    """Hybrid matching repeats every object for a query set of its own, which has room for fewer of them."""
+    cfg = config(f"quick/{name}", THREE_STAGES)
+    objects = memory.most_objects(cfg)
+    assert objects == (20 if name.startswith("h_") else cfg.model.query_generator.num_queries)
+    memory.Rehearsal(cfg, device="cuda").step(Plan.sequential(3), size=SIZE, images=1, objects=objects)
 
 
 def test_settings_are_explicit_and_mildest_first():
@@ -121,7 +121,7 @@ def test_settings_are_explicit_and_mildest_first():
 
 
 def test_every_setting_saves_memory():
-    cfg = config("quick/adamixer_shapes", "model.decoder.stages.num_stages=4")
+    cfg = config("quick/detr_shapes", "model.decoder.stages.num_stages=4")
     rehearsal = memory.Rehearsal(cfg, device="cuda")
     predict = partial(memory._predict, rehearsal, cfg, parsed(*SMALL), 3)
     peaks = [predict(setting, 2)[0].peak for setting in memory.settings(cfg, "dense")]

@@ -54,10 +54,7 @@ def test_live_memory_counts_storages_while_they_live():
     [
         ("deformable_detr_shapes", {"amp": True, "execution": "checkpoint-4"}),
         ("detr_shapes", {"accumulating": True}),
-        ("dab_detr_shapes", {"amp": True}),
         ("adamixer_shapes", {"execution": "checkpoint"}),
-        ("group_detr_shapes", {}),
-        ("h_deformable_detr_shapes", {"amp": True}),
     ],
 )
 def test_fake_tensors_count_as_real_ones_do(name, step):

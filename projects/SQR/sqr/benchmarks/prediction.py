@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..layers import adaptive_mixing, attention
+from ..layers import adaptive_mixing
 from ..ops.reference import adaptive_mix_reference
 from ..recollection import Plan
 from ..targets import Targets
@@ -107,7 +107,7 @@ class Rehearsal:
         model, (images, height, width) = self.model, shape
         with torch.autocast("cpu", self._amp_dtype, enabled=amp):
             mask = torch.zeros(images, height, width, dtype=torch.bool)
-            memory = model.encoder(model.backbone(torch.empty(images, 3, height, width)), mask)
+            memory = model.encode_images(torch.empty(images, 3, height, width), mask)
             predictions, proposals, auxiliary = model.decode(memory)
             losses = model.criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
         total = torch.stack([value.float() for value in losses.values()]).sum()
@@ -175,7 +175,6 @@ def _like_cuda() -> Iterator[None]:
             stack.enter_context(mock.patch.object(owner, name, _in_float32(getattr(owner, name))))
         stack.enter_context(mock.patch.object(F, "dropout", _fused_dropout))
         stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _efficient_attention))
-        stack.enter_context(mock.patch.object(attention, "runs_eagerly_on_host", lambda _: False, create=True))
         stack.enter_context(mock.patch.object(adaptive_mixing, "adaptive_mix", adaptive_mix_reference))
         yield
 
