@@ -6,6 +6,7 @@
     benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
     benchmark.py data --config-file quick/sqr_deformable_detr_shapes
+    benchmark.py evaluation
 
 Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
 and in this one in turn, and prints the ratios of old to new.
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmarks import against, data, infer, loss, memory, ops, train
+from ..benchmarks import against, data, evaluation, infer, loss, memory, ops, train
 from ..errors import UserError, report_error
 from ..files import write_json
 
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "memory": (memory, "predicted peak memory by plan, and what fits"),
     "infer": (infer, "inference against Hugging Face transformers with the same weights"),
     "data": (data, "the training loader against the training step"),
+    "evaluation": (evaluation, "box AP and AR against pycocotools"),
 }
 
 
