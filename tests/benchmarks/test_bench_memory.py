@@ -52,7 +52,7 @@ class Toy:
         ("deformable_detr/deformable_detr_r50_50ep", 2, [], (1333, 1333)),
         ("deformable_detr/deformable_detr_r50_50ep", 2, ["dataloader.train.aspect_ratio_grouping=True"], (800, 1333)),
         ("adamixer/adamixer_r50_12ep", 2, [], (1344, 1344)),  # levels of stride 32
-        ("quick/deformable_detr_folder", 2, ["data.max_size=200", "data.min_size_train=[150,100]"], (200, 200)),
+        ("quick/deformable_detr_folder", 2, ["data.max_size=200", "data.min_size_train=[150,100]"], (224, 224)),
     ],
 )
 def test_worst_padded_batch(name, images, overrides, size):
@@ -97,7 +97,7 @@ def test_default_objects_can_be_matched(name):
     cfg = config(f"quick/{name}", THREE_STAGES)
     objects = memory.most_objects(cfg)
     assert objects == (20 if name.startswith("h_") else cfg.model.query_generator.num_queries)
-    memory.Rehearsal(cfg, device="cuda").step(Plan.sequential(3), size=SIZE, images=1, objects=objects)
+    memory.Rehearsal(cfg, device="cuda").step(Plan.sequential(3), size=(128, 128), images=1, objects=objects)
 
 
 def test_settings_are_explicit_and_mildest_first():
