@@ -131,12 +131,12 @@ class _Nothing(ast.Not):
 
 def _without_effect(node: ast.AST) -> Iterator[ast.AST]:
     """Parts that no test has to notice: annotations, messages, defaults that configs spell out."""
-    if isinstance(node, ast.AnnAssign) or isinstance(node, ast.arg) and node.annotation:
+    if isinstance(node, ast.AnnAssign) or (isinstance(node, ast.arg) and node.annotation):
         yield node.annotation
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         yield from ([node.returns] if node.returns else [])
         yield from (default for default in (*node.args.defaults, *node.args.kw_defaults) if default)
-    elif isinstance(node, (ast.Raise, ast.JoinedStr)) or isinstance(node, ast.keyword) and node.arg == "strict":
+    elif isinstance(node, (ast.Raise, ast.JoinedStr)) or (isinstance(node, ast.keyword) and node.arg == "strict"):
         yield node
 
 
