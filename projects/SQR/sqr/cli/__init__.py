@@ -1,1 +1,1 @@
-"""One module per command."""
+"""Command lines, one module per command. Scripts in ``projects/SQR`` are a few lines over them."""
