@@ -27,7 +27,7 @@ def write_figures(study: Study, results: ResultsOfStudy, folder: Path) -> list[P
 
 
 def draw_arms(study: Study, results: ResultsOfStudy):
-    """A row an arm: its seeds as thin marks, mean and 95 % interval in blue; a panel a dataset. None without results."""
+    """A row per arm, a panel per dataset: seeds as thin marks, mean and 95 % interval in blue. None without results."""
     from matplotlib.figure import Figure
 
     datasets = build_report(study, results)["datasets"]

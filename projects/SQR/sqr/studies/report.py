@@ -1,17 +1,17 @@
 """Reports: everything computed from the committed results, tables in Markdown pages between markers.
 
-A page holds the line ``<!-- study NAME -->``, the table, and ``<!-- end of study NAME -->``; what stands between the two
+A page holds the line ``<!-- study NAME -->``, the table, and ``<!-- end of study NAME -->``; what stands between them
 is written by :func:`update_pages` and held against the results by :func:`check_pages` (and a test).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import write_json, write_text
 from .definition import RESULTS, Study
 from .results import Result, rounded
 from .statistics import arm_estimate, difference
@@ -106,8 +106,7 @@ def _source_line(study: Study, report: Mapping, *, short: bool) -> str:
 
 def write_report(report: Mapping, path: Path) -> Path:
     """Write :func:`build_report`'s numbers as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded(report), indent=1) + "\n")
+    write_json(path, rounded(report))
     return path
 
 
@@ -123,7 +122,7 @@ def update_pages(study: Study, results: ResultsOfStudy, root: Path = Path()) -> 
         text = path.read_text()
         new = _with_table(text, study, path, _linked(study_table(study, results, short=kind == "short"), page, study))
         if new != text:
-            path.write_text(new)
+            write_text(path, new)
             changed.append(path)
     return changed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation.analysis import StageAnalysis
 from ..evaluation.average_precision import ClassCurve, mean_precision, precision_at_recalls
+from ..files import write_text
 from .definition import RESULTS, Cell, Study
 
 FORMAT = "sqr-study-result"
@@ -90,10 +90,7 @@ def save_result(result: Result, path: Path) -> None:
     """Write a result file in one go."""
     content = {"format": FORMAT, "version": 1, **rounded(asdict(result))}
     lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    os.replace(temporary, path)
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def load_result(path: Path) -> Result:
@@ -150,9 +147,12 @@ def stage_summary(analysis: StageAnalysis) -> dict:
     found: dict = {"AP": [stage["AP"] for stage in summary["stages"]]}
     if summary["oracle"] is not None:
         found["oracle"] = summary["oracle"]["AP"]
+        found["oracle_by_chance"] = summary["oracle"].get("chance", {}).get("mean")
+        found["oracle_chance_spread"] = summary["oracle"].get("chance", {}).get("spread")
     for rate in summary["rates"]:
         for name in ("fading", "exacerbation"):
             found[f"{name}@{rate['iou']:g}"] = rate[name]["rate"]
+        found[f"fading_by_chance@{rate['iou']:g}"] = rate["fading"].get("chance", {}).get("mean")
     return found
 
 

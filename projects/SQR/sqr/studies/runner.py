@@ -7,16 +7,17 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
+from ..engine.startup import git_state
 from ..errors import UserError, one_line
 from .definition import RESULTS, Cell, Study
 from .kinds import KINDS
 from .kinds.training import NotReadyError
-from .provenance import code_version, machine
+from .provenance import machine
 from .results import Context, Result, result_path, save_result
 
 
@@ -43,7 +44,7 @@ def run_study(
         work: folder of files that may be deleted afterwards: caches, trainings.
         data: folder of the datasets, what ``{data}`` in a study stands for.
         results: folder of the results.
-        workers: processes at once.
+        workers: processes at once; 0 measures in this one.
         arms, seeds: only these; all when empty.
         limit: measure at most so many cells.
         with_changes: measure although the checkout has uncommitted changes; the results say so.
@@ -61,15 +62,17 @@ def run_study(
         strangers = [x for x in asked if x not in there]
         if strangers:
             raise UserError(f"{study.name} has no {what} {strangers[0]!r}; it has {', '.join(map(str, there))}")
-    if code_version().endswith("with changes") and not with_changes:
+    if git_state().endswith("with changes") and not with_changes:
         raise UserError("the checkout has uncommitted changes: commit them first, since results name their commit")
     wanted = [c for c in study.cells() if (not arms or c.arm in arms) and (not seeds or c.seed in seeds)]
     missing = [cell for cell in wanted if not result_path(cell, results).is_file()]
     context = Context(work, data, results)
     jobs = [(cell, context) for cell in missing[:limit]]
     say(f"{study.name}: {len(wanted) - len(missing)} of {len(wanted)} cells are measured, {len(jobs)} to do")
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
-        for number, text in enumerate(pool.imap_unordered(_measure_job, jobs), start=1):
+    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) if workers else nullcontext()
+    with pool:
+        texts = pool.imap_unordered(_measure_job, jobs) if workers else map(_measure_job, jobs)
+        for number, text in enumerate(texts, start=1):
             say(f"{number}/{len(jobs)} {text}")
     return sum(not result_path(cell, results).is_file() for cell in wanted)
 
@@ -101,7 +104,7 @@ def measure(cell: Cell, context: Context) -> Result:
         arm=cell.arm,
         dataset=cell.dataset,
         seed=cell.seed,
-        commit=code_version(),
+        commit=git_state(),
         machine=machine(),
         command=f"projects/SQR/tools/study.py run {cell.study.name} --arms '{cell.arm}' --seeds {cell.seed}",
         seconds=time.monotonic() - start,

@@ -9,9 +9,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from ...data import resolve_num_classes
 from ...data.shapes import ShapesSettings, ensure_shapes, shapes_files
-from ...engine import build_model, load_config, load_model_weights
 from ...errors import UserError
 from ...evaluation.analysis import StageAnalysis
 from ...evaluation.evaluator import StageEvaluator, StageInference
@@ -51,20 +49,6 @@ def fresh_shapes(work: Path, *, seed: int, images: int) -> list[str]:
     ensure_shapes(work, settings)
     annotations, folder = shapes_files("val", work, settings)
     return [f"data.val.annotations={annotations}", f"data.val.images={folder}"]
-
-
-def load_settled_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """A config with its number of classes."""
-    cfg = load_config(name, overrides)
-    resolve_num_classes(cfg)
-    return cfg
-
-
-def trained_model(cfg: DictConfig, checkpoint: str) -> nn.Module:
-    """The config's model with a checkpoint's weights, in evaluation mode."""
-    model = build_model(cfg)
-    load_model_weights(model, checkpoint, complete=True)
-    return model.eval()
 
 
 def analyze_stages(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dict]] | None = None) -> StageAnalysis:

@@ -11,9 +11,11 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from ...config import load_run_config
+from ...engine import load_model
 from ..definition import Cell
 from ..results import Context, Measurement, measurement_of
-from .common import analyze_stages, filled, fresh_shapes, load_settled_config, take, trained_model
+from .common import analyze_stages, filled, fresh_shapes, take
 from .fusion import FusedStages
 
 _OPTIONAL = ("overrides", "fresh", "fuse", "latency_images")
@@ -22,14 +24,14 @@ _OPTIONAL = ("overrides", "fresh", "fuse", "latency_images")
 def measure_evaluation(cell: Cell, context: Context) -> Measurement:
     """Evaluate a checkpoint.
 
-    Options: ``config``, ``checkpoint``, ``overrides``; ``fresh``, seed and number of new images of the shapes dataset to
-    evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, how many images to time
-    on their own.
+    Options: ``config``, ``checkpoint``, ``overrides``; ``fresh``, seed and number of new images of the shapes dataset
+    to evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, how many images to
+    time on their own.
     """
     config, checkpoint, overrides, fresh, fuse, latency_images = take(cell.options, ("config", "checkpoint"), _OPTIONAL)
-    settings = [f"train.init_checkpoint={checkpoint}", *filled(overrides, context.data)]
-    cfg = load_settled_config(config, settings + (fresh_shapes(context.work, **fresh) if fresh else []))
-    model = trained_model(cfg, cfg.train.init_checkpoint)
+    settings = filled(overrides, context.data) + (fresh_shapes(context.work, **fresh) if fresh else [])
+    cfg = load_run_config(config, settings, init_checkpoint=checkpoint)
+    model = load_model(cfg).eval()
     if fuse:
         model = FusedStages(model, **fuse)
     found = measurement_of(analyze_stages(cfg, model))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...files import write_atomically
 from ...meta_arch import QueryBasedDetector
 from ...structures import QueryState, StageOutputs
 
@@ -86,9 +86,7 @@ def encode_images(
         else:
             stored = _encode(model, batches)
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}")
-            torch.save(stored, temporary)
-            os.replace(temporary, path)
+            write_atomically(path, lambda file: torch.save(stored, file))
     finally:
         model.size_divisibility = divisibility
     for x in inputs:

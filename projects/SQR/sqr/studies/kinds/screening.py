@@ -17,20 +17,22 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from ...config import load_run_config
 from ...data import DetectionMapper
+from ...engine import load_model
 from ...engine.optim import get_param_groups
 from ...engine.rng import plan_draw, seed_process, seed_step
+from ...engine.startup import git_state
 from ...meta_arch import QueryBasedDetector
 from ...recollection import Plan
 from ...targets import Targets
 from ..definition import Cell
-from ..provenance import code_version
 from ..results import Context, Measurement, measurement_of
-from .common import analyze_stages, fresh_shapes, load_settled_config, take, trained_model
+from .common import analyze_stages, fresh_shapes, take
 from .frozen_encoder import EncodedDetector, EncodedImages, encode_images
 
 _NEEDED = ("config", "checkpoint", "iterations", "batch_size", "fresh")
-_OPTIONAL = ("plan", "curriculum", "criterion", "lr")
+_OPTIONAL = ("plan", "curriculum", "criterion", "lr", "train_images")
 _CHUNK = 50
 
 
@@ -39,17 +41,17 @@ def measure_screening(cell: Cell, context: Context) -> Measurement:
 
     Options: ``config`` and ``checkpoint`` of the trained model; ``iterations`` and ``batch_size``; ``fresh``, seed and
     number of the images to evaluate on; ``plan``, or ``curriculum``, plans by the iteration from which they run;
-    ``criterion``, attributes to set on it; ``lr``, the config's when absent.
+    ``criterion``, attributes to set on it; ``lr``, the config's when absent; ``train_images``, the first ones only.
     """
-    config, checkpoint, iterations, batch_size, fresh, plan, curriculum, criterion, lr = take(
+    config, checkpoint, iterations, batch_size, fresh, plan, curriculum, criterion, lr, train_images = take(
         cell.options, _NEEDED, _OPTIONAL
     )
-    overrides = [f"train.init_checkpoint={checkpoint}", *fresh_shapes(context.work, **fresh)]
-    cfg = load_settled_config(config, overrides)
-    model = trained_model(cfg, cfg.train.init_checkpoint)
-    key = f"{code_version()} {config} {checkpoint}"
-    train = _encoded(model, cfg, cfg.dataloader.train.dataset, context.work, f"{key} train")
-    test = _encoded(model, cfg, cfg.dataloader.test.dataset, context.work, f"{key} {fresh}")
+    cfg = load_run_config(config, fresh_shapes(context.work, **fresh), init_checkpoint=checkpoint)
+    model = load_model(cfg).eval()
+    key = f"{git_state()} {config} {checkpoint}"
+    train_samples = instantiate(cfg.dataloader.train.dataset)[:train_images]
+    train = _encoded(model, cfg, train_samples, context.work, f"{key} train {train_images}")
+    test = _encoded(model, cfg, instantiate(cfg.dataloader.test.dataset), context.work, f"{key} {fresh}")
     for name, value in (criterion or {}).items():
         if not hasattr(model.criterion, name):
             raise AttributeError(f"criterion: {type(model.criterion).__name__} has no attribute {name!r}")
@@ -125,10 +127,9 @@ def train_decoder(
     return losses
 
 
-def _encoded(model: QueryBasedDetector, cfg: DictConfig, dataset: DictConfig, work: Path, key: str) -> EncodedImages:
+def _encoded(model: QueryBasedDetector, cfg: DictConfig, samples: list[dict], work: Path, key: str) -> EncodedImages:
     mapper = DetectionMapper(
         is_train=True, augmentations=instantiate(cfg.dataloader.test.mapper.augmentations),
         image_format=cfg.dataloader.test.mapper.image_format,
     )  # fmt: skip
-    samples = instantiate(dataset)
     return encode_images(model, samples, mapper, cache=work, key=key)

@@ -8,14 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import sqr
-
+from ...config import load_run_config
+from ...engine import load_model
 from ...errors import UserError
 from ..definition import Cell
 from ..results import Context, Measurement, load_result, measurement_of, result_path
-from .common import analyze_stages, filled, load_settled_config, take, trained_model
+from .common import analyze_stages, filled, take
 
-TRAIN_NET = Path(sqr.__file__).resolve().parents[1] / "train_net.py"
+_TRAIN = "import sys; from sqr.cli.train import main; sys.exit(main())"
 _TIMES = "study_times.json"
 
 
@@ -37,8 +37,8 @@ def measure_training(cell: Cell, context: Context) -> Measurement:
     settings = [*filled(overrides, context.data), f"train.seed={cell.seed}", f"train.max_iter={iterations}"]
     command = ["--config-file", config, "--resume", *settings, f"train.output_dir={output}"]
     seconds, memory = _train(command, output)
-    cfg = load_settled_config(config, settings)
-    model = trained_model(cfg, str(output / "model_final.pth"))
+    cfg = load_run_config(config, settings, init_checkpoint=str(output / "model_final.pth"))
+    model = load_model(cfg).eval()
     details = {
         "train_cpu_seconds": seconds, "iterations": iterations, "peak_memory": memory,
         "sets": model.decoder.plan.total, "overrides": settings,
@@ -53,7 +53,7 @@ def _train(command: list[str], output: Path) -> tuple[float, int]:
     if not (output / "model_final.pth").is_file():
         output.mkdir(parents=True, exist_ok=True)
         with open(output / "study.log", "ab") as log:
-            process = subprocess.Popen([sys.executable, str(TRAIN_NET), *command], stdout=log, stderr=log)
+            process = subprocess.Popen([sys.executable, "-c", _TRAIN, *command], stdout=log, stderr=log)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         seconds, memory = seconds + usage.ru_utime + usage.ru_stime, max(memory, usage.ru_maxrss * 1024)
