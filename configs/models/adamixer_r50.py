@@ -29,6 +29,7 @@ model = L(QueryBasedDetector)(
             out_channels="${...decoder.stages.dim}",
         ),
         strides=[4, 8, 16, 32],
+        ignore_padding="${..ignore_padding}",
     ),
     query_generator=L(FullImageQueries)(num_queries=100, dim="${..decoder.stages.dim}"),
     decoder=L(RecollectingDecoder)(
@@ -59,9 +60,10 @@ model = L(QueryBasedDetector)(
         giou_weight=2.0,
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
     ),
-    postprocessor=L(TopKPostprocessor)(topk=100),
+    postprocessor=L(TopKPostprocessor)(topk=100, duplicate_decay=None),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
     size_divisibility=32,  # as published; the levels' strides divide it
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

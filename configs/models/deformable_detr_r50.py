@@ -42,6 +42,7 @@ model = L(QueryBasedDetector)(
         position_embedding=L(SinePositionEmbedding)(dim="${..dim}", temperature=10000.0, offset=-0.5),
         num_levels=4,
         dim=256,
+        ignore_padding="${..ignore_padding}",
     ),
     query_generator=L(LearnedQueries)(num_queries=300, dim="${..encoder.dim}"),
     decoder=L(RecollectingDecoder)(
@@ -73,8 +74,10 @@ model = L(QueryBasedDetector)(
         giou_weight=2.0,
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
     ),
-    postprocessor=L(TopKPostprocessor)(topk=100),
+    postprocessor=L(TopKPostprocessor)(topk=100, duplicate_decay=None),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
+    size_divisibility=0,
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )
