@@ -14,6 +14,10 @@ def case(queries=12, classes=3, seed=0):
     return torch.rand(queries, classes, generator=generator), boxes
 
 
+def pairs(instances):
+    return list(zip(instances.query_ids.tolist(), instances.pred_classes.tolist(), strict=True))
+
+
 def literally(scores, labels, boxes, exponent):
     iou, expected = box_iou(boxes, boxes), scores.clone()
     for i in range(len(scores)):
@@ -41,9 +45,7 @@ def test_the_rule_literally_and_for_a_batch():
 def test_detections_are_decayed_and_keep_their_query_and_box(make):
     scores, boxes = case()
     plain, decayed = make()(scores, boxes, (100, 100)), make(duplicate_decay=4)(scores, boxes, (100, 100))
-    assert sorted(zip(plain.query_ids.tolist(), plain.pred_classes.tolist(), strict=True)) == sorted(
-        zip(decayed.query_ids.tolist(), decayed.pred_classes.tolist(), strict=True)
-    )
+    assert sorted(pairs(plain)) == sorted(pairs(decayed))
     assert torch.equal(decayed.pred_boxes.tensor, boxes[decayed.query_ids])
     before = scores[decayed.query_ids, decayed.pred_classes]
     torch.testing.assert_close(decayed.scores, literally(before, decayed.pred_classes, boxes[decayed.query_ids], 4))
@@ -56,9 +58,9 @@ def test_a_selection_of_the_best_is_decayed_as_if_all_were_there():
     scores, boxes = case(queries=30)
     few = TopKPostprocessor(topk=10, duplicate_decay=4)(scores, boxes, (100, 100))
     every = TopKPostprocessor(topk=90, duplicate_decay=4)(scores, boxes, (100, 100))
-    found = {(q, k): s for q, k, s in zip(*(every.get(n).tolist() for n in ("query_ids", "pred_classes", "scores")))}
-    for query, label, score in zip(*(few.get(n).tolist() for n in ("query_ids", "pred_classes", "scores"))):
-        assert score == pytest.approx(found[query, label])
+    found = dict(zip(pairs(every), every.scores.tolist(), strict=True))
+    for pair, score in zip(pairs(few), few.scores.tolist(), strict=True):
+        assert score == pytest.approx(found[pair])
 
 
 def test_degenerate_boxes_and_bad_exponents():

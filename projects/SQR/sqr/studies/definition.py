@@ -17,7 +17,8 @@ from ..errors import UserError
 STUDIES = Path("studies")
 RESULTS = Path("results")
 _KEYS = ("title", "kind", "seeds", "protocol", "datasets", "arms", "pages", "metrics", "note")
-_TABLES = ("full", "short")
+TABLES = ("full", "short", "stages")
+"""With everything; with means, intervals and costs only; what the stages do."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Study:
         protocol: options of the kind that hold for all arms.
         datasets: options of the kind by name.
         arms: in the order of the tables.
-        pages: which table, ``full`` or ``short``, stands in which Markdown file.
+        pages: which tables (:data:`TABLES`) stand in which Markdown file.
         metrics: of the tables; the first one is compared and has intervals.
         note: a sentence for the page below the table.
     """
@@ -53,7 +54,7 @@ class Study:
     datasets: Mapping[str, Mapping]
     arms: Mapping[str, Arm]
     protocol: Mapping = field(default_factory=dict)
-    pages: Mapping[str, str] = field(default_factory=dict)
+    pages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("AP", "AP50", "AP75")
     note: str = ""
 
@@ -131,10 +132,10 @@ def _study(name: str, content: Mapping) -> Study:
     for arm in arms.values():
         if arm.versus is not None and arm.versus not in arms:
             raise ValueError(f"arm {arm.name!r} is compared with {arm.versus!r}, which is no arm")
-    pages = dict(content.get("pages") or {})
-    wrong = [table for table in pages.values() if table not in _TABLES]
+    pages = {str(page): tuple(tables) for page, tables in (content.get("pages") or {}).items()}
+    wrong = [table for tables in pages.values() for table in tables if table not in TABLES]
     if wrong:
-        raise ValueError(f"pages: {wrong[0]!r} is no table; there are {', '.join(_TABLES)}")
+        raise ValueError(f"pages: {wrong[0]!r} is no table; there are {', '.join(TABLES)}")
     study = Study(
         name=name,
         title=str(content["title"]),

@@ -1,6 +1,6 @@
 """Reports: everything computed from the committed results, tables in Markdown pages between markers.
 
-A page holds the line ``<!-- study NAME -->``, the table, and ``<!-- end of study NAME -->``; what stands between them
+A page holds the lines ``<!-- study NAME TABLE -->`` and ``<!-- end of study NAME TABLE -->``; what stands between them
 is written by :func:`update_pages` and held against the results by :func:`check_pages` (and a test).
 """
 
@@ -62,18 +62,43 @@ def _arm_report(found: Mapping[int, Result]) -> dict:
     }
 
 
-def study_table(study: Study, results: ResultsOfStudy, *, short: bool = False) -> str:
-    """The study's tables in Markdown, one a dataset, and a line that says where they come from."""
+def study_table(study: Study, results: ResultsOfStudy, table: str = "full") -> str:
+    """One of the study's tables (:data:`TABLES`) in Markdown, a part per dataset, and where the numbers come from."""
     report = build_report(study, results)
-    parts = [f"*{study.title}.*" if not short else ""]
+    parts = [f"*{study.title}.*"] if table == "full" else []
     for dataset, arms in report["datasets"].items():
-        parts.append("\n".join(_dataset_table(study, dataset, arms, short=short)))
+        lines = _stage_table(dataset, arms) if table == "stages" else _dataset_table(study, dataset, arms, table)
+        parts.append("\n".join(lines))
     if not report["datasets"]:
         parts.append("Not measured yet.")
-    return "\n\n".join([*filter(None, parts), _source_line(study, report, short=short)])
+    return "\n\n".join([*parts, _source_line(study, report, table)])
 
 
-def _dataset_table(study: Study, dataset: str, arms: Mapping[str, dict], *, short: bool) -> Iterator[str]:
+def _stage_table(dataset: str, arms: Mapping[str, dict]) -> Iterator[str]:
+    """AP by stage, and the oracle's gain and TP fading beside their chance levels, means over seeds."""
+    stages = max(len(arm["stages"].get("AP", [])) for arm in arms.values())
+    rates = [key for key in ("fading@0.5", "fading@0.75") if any(key in arm["stages"] for arm in arms.values())]
+    titles = [f"TP fading, IoU {key.partition('@')[2]} (by chance), %" for key in rates]
+    head = [f"{dataset}: AP after stage", *map(str, range(1, stages + 1)), "oracle gain (by chance)", *titles]
+    yield _line(head)
+    yield _line(["---"] * len(head))
+    for name, arm in arms.items():
+        found = arm["stages"]
+        values = found.get("AP", [])
+        row = [name, *map(_number, values), *[""] * (stages - len(values))]
+        last = values[-1] if values else 0.0
+        gains = [None if found.get(k) is None else found[k] - last for k in ("oracle", "oracle_by_chance")]
+        row.append(_beside(*gains, "+.1f"))
+        row += [_beside(found.get(key), found.get(key.replace("@", "_by_chance@"))) for key in rates]
+        yield _line(row)
+
+
+def _beside(value: float | None, chance: float | None, form: str = ".1f") -> str:
+    return _number(value, form) + ("" if chance is None else f" ({chance:{form}})")
+
+
+def _dataset_table(study: Study, dataset: str, arms: Mapping[str, dict], table: str) -> Iterator[str]:
+    short = table == "short"
     images = next(iter(arms.values()))["images"]
     others = [m for m in study.metrics if m != "AP" and any(m in arm["metrics"] for arm in arms.values())]
     timed = any(arm["train_cpu_seconds"] is not None for arm in arms.values())
@@ -92,12 +117,12 @@ def _dataset_table(study: Study, dataset: str, arms: Mapping[str, dict], *, shor
         yield _line(row)
 
 
-def _source_line(study: Study, report: Mapping, *, short: bool) -> str:
+def _source_line(study: Study, report: Mapping, table: str) -> str:
     done, planned = report["cells"]["measured"], report["cells"]["planned"]
     state = "complete" if done == planned else f"**{done} of {planned} cells measured so far**"
     command = f"`projects/SQR/tools/study.py run {study.name}`"
     text = f"Study [`{study.name}`](STUDY), {state}, {command}; commits {', '.join(report['commits']) or 'none'}."
-    if short:
+    if table != "full":
         return text
     machines = "; ".join(report["machines"])
     note = f" {study.note}" if study.note else ""
@@ -114,13 +139,14 @@ def update_pages(study: Study, results: ResultsOfStudy, root: Path = Path()) -> 
     """Write the study's tables into its pages; returns the pages that changed.
 
     Raises:
-        UserError: a page has no markers for the study.
+        UserError: a page has no markers for a table.
     """
     changed = []
-    for page, kind in study.pages.items():
+    for page, tables in study.pages.items():
         path = root / page
-        text = path.read_text()
-        new = _with_table(text, study, path, _linked(study_table(study, results, short=kind == "short"), page, study))
+        text = new = path.read_text()
+        for table in tables:
+            new = _with_table(new, study, path, table, _linked(study_table(study, results, table), page, study))
         if new != text:
             write_text(path, new)
             changed.append(path)
@@ -130,20 +156,22 @@ def update_pages(study: Study, results: ResultsOfStudy, root: Path = Path()) -> 
 def check_pages(study: Study, results: ResultsOfStudy, root: Path = Path()) -> list[str]:
     """What is wrong with the study's tables in its pages; nothing where they say what the results say."""
     problems = []
-    for page, kind in study.pages.items():
-        path = root / page
-        text = path.read_text()
-        table = _linked(study_table(study, results, short=kind == "short"), page, study)
-        if _with_table(text, study, path, table) != text:
-            problems.append(f"{page}: the table of study {study.name} is not what {RESULTS}/{study.name} says")
+    for page, tables in study.pages.items():
+        text = (root / page).read_text()
+        for table in tables:
+            new = _linked(study_table(study, results, table), page, study)
+            if _with_table(text, study, root / page, table, new) != text:
+                problems.append(
+                    f"{page}: the table {table!r} of study {study.name} is not what {RESULTS}/{study.name} says"
+                )
     return problems
 
 
-def _with_table(text: str, study: Study, path: Path, table: str) -> str:
-    begin, end = f"<!-- study {study.name} -->\n", f"<!-- end of study {study.name} -->"
+def _with_table(text: str, study: Study, path: Path, table: str, content: str) -> str:
+    begin, end = f"<!-- study {study.name} {table} -->\n", f"<!-- end of study {study.name} {table} -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise UserError(f"{path}: needs the lines {begin.strip()} and {end} once, in this order")
-    return f"{text[: text.index(begin)]}{begin}{table}\n{text[text.index(end) :]}"
+    return f"{text[: text.index(begin)]}{begin}{content}\n{text[text.index(end) :]}"
 
 
 def _linked(table: str, page: str, study: Study) -> str:
