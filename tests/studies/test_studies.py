@@ -127,7 +127,7 @@ def test_what_is_no_study_says_why(toy, change, message):
     Path("studies/bad.yaml").write_text(yaml.safe_dump({**TOY, **change}))
     with pytest.raises(UserError, match=message):
         load_study("bad")
-    with pytest.raises(UserError, match="there is no study 'none'.*there are: bad, toy"):
+    with pytest.raises(UserError, match="there is no study 'none'"):
         load_study("none")
 
 
@@ -231,7 +231,7 @@ def test_a_page_follows_the_results_and_a_difference_is_found(toy, capsys):
     Path("PAGE.md").write_text(page.replace("| 48.0 |", "| 48.1 |", 1))
     assert check_pages(toy, results) == ["PAGE.md: the table 'stages' of study toy is not what results/toy says"]
     Path("PAGE.md").write_text("no markers")
-    with pytest.raises(UserError, match="needs the lines <!-- study toy full -->"):
+    with pytest.raises(UserError, match="needs the lines <!-- study toy full"):
         update_pages(toy, results)
     assert {p.name for p in Path("figures").iterdir()} == {"toy_arms.svg", "toy_curves.svg"}
     assert len(draw_arms(toy, results).axes) == 1 and len(draw_curves(toy, results).axes) == 2

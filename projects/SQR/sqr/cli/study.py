@@ -58,9 +58,11 @@ def report(args: argparse.Namespace) -> int:
     study = load_study(args.name, args.studies)
     results = load_results(study, args.results)
     print(study_table(study, results))
-    written = [write_report(build_report(study, results), args.results / study.name / "report.json")]
-    written += [*write_figures(study, results, args.figures), *update_pages(study, results)]
-    print("\nwritten:", ", ".join(map(str, written)))
+    written = update_pages(study, results)
+    if results:
+        written.append(write_report(build_report(study, results), args.results / study.name / "report.json"))
+        written += write_figures(study, results, args.figures)
+    print("\nwritten:", ", ".join(map(str, written)) or "nothing, all is up to date")
     return 0
 
 

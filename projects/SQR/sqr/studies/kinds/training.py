@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ...config import load_run_config
@@ -27,13 +28,18 @@ def measure_training(cell: Cell, context: Context) -> Measurement:
     """Train, resuming what an interrupted measurement left, and analyse.
 
     Options: ``config`` by dataset; ``iterations``; ``overrides``; ``stretch``, two arms: the iterations are multiplied
-    by the ratio of their processor times per iteration, measured with the same seed.
+    by the ratio of their processor times per iteration, measured with the same seed; ``weights_of``, an arm whose
+    weights are evaluated with this arm's overrides, without another training.
     """
-    config, iterations, overrides, stretch = take(cell.options, ("config", "iterations"), ("overrides", "stretch"))
+    config, iterations, overrides, stretch, weights_of = take(
+        cell.options, ("config", "iterations"), ("overrides", "stretch", "weights_of")
+    )
     config = config[cell.dataset]
+    if weights_of:
+        return _evaluate_again(cell, context, config, filled(overrides, context.data), weights_of)
     if stretch:
         iterations = round(iterations * _time_ratio(cell, context, *stretch))
-    output = (context.work / cell.study.name / cell.key).resolve()
+    output = _output(cell, context)
     settings = [*filled(overrides, context.data), f"train.seed={cell.seed}", f"train.max_iter={iterations}"]
     command = ["--config-file", config, "--resume", *settings, f"train.output_dir={output}"]
     seconds, memory = _train(command, output)
@@ -44,6 +50,18 @@ def measure_training(cell: Cell, context: Context) -> Measurement:
         "sets": model.decoder.plan.total, "overrides": settings,
     }  # fmt: skip
     return measurement_of(analyze_stages(cfg, model), details=details, series=_curve(output, seconds, iterations))
+
+
+def _evaluate_again(cell: Cell, context: Context, config: str, overrides: list[str], arm: str) -> Measurement:
+    weights = _output(replace(cell, arm=arm), context) / "model_final.pth"
+    if not weights.is_file():
+        raise NotReadyError(f"{cell.key} needs {weights}, which the arm {arm!r} trains")
+    cfg = load_run_config(config, overrides, init_checkpoint=str(weights))
+    return measurement_of(analyze_stages(cfg, load_model(cfg).eval()), details={"overrides": overrides})
+
+
+def _output(cell: Cell, context: Context) -> Path:
+    return (context.work / cell.study.name / cell.key).resolve()
 
 
 def _train(command: list[str], output: Path) -> tuple[float, int]:
@@ -66,7 +84,7 @@ def _train(command: list[str], output: Path) -> tuple[float, int]:
 def _time_ratio(cell: Cell, context: Context, longer: str, shorter: str) -> float:
     rates = []
     for arm in (longer, shorter):
-        path = result_path(Cell(cell.study, arm, cell.dataset, cell.seed), context.results)
+        path = result_path(replace(cell, arm=arm), context.results)
         if not path.is_file():
             raise NotReadyError(f"{cell.key} needs the result of {arm}")
         details = load_result(path).measurement.details
