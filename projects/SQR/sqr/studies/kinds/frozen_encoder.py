@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...files import write_atomically
 from ...meta_arch import QueryBasedDetector
-from ...structures import QueryState, StageOutputs
+from ...structures import ImagePredictions, QueryState
 
 
 @dataclass
@@ -50,7 +50,7 @@ class EncodedDetector(nn.Module):
         self.model, self.images, self.postprocessor = model, images, model.postprocessor
 
     @torch.no_grad()
-    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[StageOutputs]:
+    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[ImagePredictions]:
         memory, state, inputs = self.images.rows([x["row"] for x in batched_inputs])
         return self.model.stage_outputs(self.model.decoder(state, memory), inputs)
 

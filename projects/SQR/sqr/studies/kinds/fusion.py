@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ...structures import StageOutputs
+from ...structures import ImagePredictions
 
 RULES = ("scores", "boxes", "both", "union")
 
@@ -35,10 +35,10 @@ class FusedStages(nn.Module):
         self.model, self.rule, self.stages = model, rule, stages
         self.postprocessor = model.postprocessor
 
-    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[StageOutputs]:
+    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[ImagePredictions]:
         return [self._fused(outputs) for outputs in self.model.forward_stages(batched_inputs)]
 
-    def _fused(self, outputs: StageOutputs) -> StageOutputs:
+    def _fused(self, outputs: ImagePredictions) -> ImagePredictions:
         scores, boxes = outputs.scores[-self.stages :], outputs.boxes[-self.stages :]
         if self.rule == "union":
             scores, boxes = scores.flatten(0, 1), boxes.flatten(0, 1)
@@ -49,4 +49,4 @@ class FusedStages(nn.Module):
                 scores[-1] if self.rule == "boxes" else scores.mean(0),
                 boxes[-1] if self.rule == "scores" else vote,
             )
-        return StageOutputs(scores[None], boxes[None], outputs.image_size)
+        return ImagePredictions(scores[None], boxes[None], outputs.image_size)
