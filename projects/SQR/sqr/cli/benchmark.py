@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmarks import against, data, evaluation, infer, loss, memory, ops, train
+from ..config import add_trust_option
 from ..errors import UserError, report_error
 from ..files import write_json
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--json", type=Path, help="store the results here")
         command.add_argument("--against", metavar="COMMIT", help="compare with this commit of the git checkout")
         command.add_argument("--rounds", type=int, default=3, help="runs of each checkout with --against")
+        add_trust_option(command)
         module.add_arguments(command)
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
