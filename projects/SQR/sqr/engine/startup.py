@@ -68,7 +68,7 @@ def describe_run() -> str:
     versions = [f"sqr {sqr.__version__}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision")]
     versions += [f"detectron2 {detectron2.__version__}", f"Python {platform.python_version()}"]
-    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {_git_state()}"
+    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {git_state()}"
 
 
 def describe_environment() -> str:
@@ -76,7 +76,8 @@ def describe_environment() -> str:
     return f"{describe_run()}\n\n{collect_env_info()}"
 
 
-def _git_state() -> str:
+def git_state() -> str:
+    """The commit of the package's checkout, followed by "with changes" where there are uncommitted ones."""
     folder = Path(sqr.__file__).parent
 
     def git(*command: str) -> str:
