@@ -17,6 +17,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from ..checkpoint.backbones import is_library_address, read_library_weights
 from ..errors import UserError, as_user_error, one_line
 from .checkpointer import write_atomically
 
@@ -42,8 +43,9 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """Read a checkpoint's weights: ``.pth`` or ``.bin``, ``.safetensors``, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
-            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
+        source: path or URL (``detectron2://``, ``https://``); ``zoo://NAME``, a checkpoint of the model zoo;
+            ``timm://NAME`` or ``torchvision://NAME``, a backbone (:mod:`sqr.checkpoint.backbones`); with ``@ema`` at
+            its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -51,6 +53,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
         UserError: no such file, not readable, not fetchable, or no tensors in it.
     """
     name = name or source
+    if is_library_address(source):
+        return Weights(read_library_weights(source), loose=False, caffe2=False)
     path = source.removesuffix(EMA)
     data = _read(_fetch(path, name, hint), name)
     if path != source:

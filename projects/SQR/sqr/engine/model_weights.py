@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
+from ..checkpoint.backbones import backbone_names
 from ..errors import UserError, one_line
 from .checkpoint_files import Weights, read_weights
 from .distributed import unwrap
@@ -73,7 +74,7 @@ def load_model_weights(
         logger.info("Starting from random weights (train.init_checkpoint is empty)")
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
-    weights = _fit_names(read_weights(source, name=name, hint=_WITHOUT), model.state_dict(), name)
+    weights = _fit_names(model, read_weights(source, name=name, hint=_WITHOUT), name)
     if modules:
         weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
@@ -134,11 +135,14 @@ def _only(weights: dict[str, Tensor], modules: Sequence[str], name: str) -> dict
     return {k: v for k, v in weights.items() if any(k.startswith(f"{module}.") for module in modules)}
 
 
-def _fit_names(data: Weights, target: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _fit_names(model: nn.Module, data: Weights, name: str) -> dict[str, Tensor]:
     """Bring a checkpoint's names to the model's."""
-    weights = data.tensors
+    weights, target = data.tensors, model.state_dict()
     if data.loose:
         return align_and_update_state_dicts(target, weights, c2_conversion=data.caffe2)
+    backbone = backbone_names(model, weights)
+    if backbone:
+        return {own: weights[name] for name, own in backbone.items()}
     if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
         return _from_torchvision_resnet(weights, target, name)
     from sqr.checkpoint import convert, detect_layout

@@ -20,6 +20,7 @@ from .checkpointer import BestCheckpointer, Checkpointer
 from .distributed import create_ddp_model, resolve_device, unwrap
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
+from .freezing import freeze
 from .model_weights import load_model_weights
 from .pictures import ValidationPictures
 from .recipe import settle_max_iter
@@ -51,6 +52,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = resolve_device(cfg.train.device)
     with as_user_error(ValueError, prefix="model: "):
         model = instantiate(cfg.model)
+    freeze(model, cfg.train.get("freeze") or [])
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
