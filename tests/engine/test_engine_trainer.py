@@ -8,7 +8,8 @@ from detectron2.utils.events import EventStorage
 
 from engine_toys import ToyDetector, ToyMapper, read_metrics, run_toy, toy_dicts
 from sqr.decoder import RecollectingDecoder
-from sqr.engine import ConsoleWriter, Trainer, UserError, build_train_loader
+from sqr.engine import ConsoleWriter, Trainer, build_train_loader
+from sqr.errors import UserError
 
 
 def one_error_line(capsys):
@@ -217,7 +218,7 @@ def test_unwritable_output_folder(tmp_path, capsys):
 
 
 def test_full_disk_at_checkpoint_time_keeps_the_last_checkpoint(tmp_path, capsys, monkeypatch):
-    from sqr.engine import checkpointer
+    from sqr.checkpoint import checkpointer
 
     real, saves = torch.save, []
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sqr.evaluation.plan_figure import describe, draw_plans, main, write_plan_figure
+from sqr.cli.plan import main
+from sqr.evaluation.plan_figure import describe, draw_plans, write_plan_figure
 from sqr.recollection import Plan
 
 

@@ -12,7 +12,9 @@ from torch import nn
 from ..errors import UserError
 
 # The numbered block that a parameter of a backbone belongs to.
-_LAYER = re.compile(r"(net\.|model\.|bottom_up\.)*(features\.\d+|(?!conv|norm|bn)[a-z]+[._]?\d+(\.(blocks\.)?\d+)?)(?=\.)")
+_LAYER = re.compile(
+    r"(net\.|model\.|bottom_up\.)*(features\.\d+|(?!conv|norm|bn)[a-z]+[._]?\d+(\.(blocks\.)?\d+)?)(?=\.)"
+)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 

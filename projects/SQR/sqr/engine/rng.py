@@ -18,7 +18,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 
 _STEP, _SAMPLE, _EPOCH, _PLAN = 1, 2, 3, 4  # streams of the same seed that must not coincide
 
@@ -27,13 +26,6 @@ def _derive(seed: int, stream: int, *numbers: int) -> int:
     """A 63-bit seed from numbers, well mixed: neighbours give unrelated streams."""
     low, high = np.random.SeedSequence([seed, stream, *numbers]).generate_state(2, np.uint32)
     return (int(high) & 0x7FFFFFFF) << 32 | int(low)
-
-
-def resolve_seed(seed: int | None) -> int:
-    """The seed itself, or one drawn by the system and shared by all processes when it is None or negative."""
-    if seed is None or seed < 0:
-        return int(comm.shared_random_seed())
-    return int(seed)
 
 
 def seed_process(seed: int) -> None:

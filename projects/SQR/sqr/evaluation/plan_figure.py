@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..recollection import Plan, SampledPlan
@@ -105,23 +104,3 @@ def _name(output: int) -> str:
 def _source(plan: Plan, output: int, begin: int, end: int) -> str:
     whole = (1, *plan.groups)[output]
     return _name(output) if end - begin == whole else f"group {begin + 1} of {whole} of {_name(output)}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of ``tools/draw_plan.py``."""
-    import yaml
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plans", nargs="+", metavar="PLAN", help="as in model.decoder.plan=PLAN")
-    parser.add_argument("--stages", type=int, default=6)
-    parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf)")
-    args = parser.parse_args(argv)
-    try:
-        plans = {text: Plan.from_spec(yaml.safe_load(text.replace(":", ": ")), args.stages) for text in args.plans}
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        parser.error(" ".join(str(error).split()))
-    for title, plan in plans.items():
-        print(f"{title}\n{describe(plan)}\n")
-    if args.output:
-        print(f"drawn in {write_plan_figure(plans, args.output)}")
-    return 0

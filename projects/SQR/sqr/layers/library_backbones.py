@@ -262,6 +262,8 @@ def _maps_of(extractor: nn.Module, nodes: Mapping[str, str], name: str) -> tuple
         h, channels = (shape[1], shape[3]) if key in channels_last else (shape[2], shape[1])
         maps[key] = ShapeSpec(channels=channels, stride=height // h)
         if _map_name(height // h) != key:
-            raise ValueError(f"TorchvisionBackbone: node {nodes[key]!r} has stride {height // h}; call it "
-                             f"{_map_name(height // h)}, not {key}")
+            raise ValueError(
+                f"TorchvisionBackbone: node {nodes[key]!r} has stride {height // h}; call it "
+                f"{_map_name(height // h)}, not {key}"
+            )
     return maps, channels_last
