@@ -59,7 +59,8 @@ class ProposalQueries(nn.Module):
     """The two-stage form: the encoder proposes a box a token, the best become the queries' references.
 
     As published, tokens are ranked by the logit of class 0, proposals are trained with every object as class 0, and
-    references and positions are detached from them.
+    references and positions are detached from them. Tokens that cannot propose compete by the score of a zero feature,
+    as published, unless the encoder ignores padding: then they come last, since their number grows with the padding.
 
     Args:
         num_queries: ``Q``, proposals kept an image.
@@ -105,7 +106,10 @@ class ProposalQueries(nn.Module):
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.class_embed(tokens)  # (B, N, K)
         raw_boxes = in_float32(self.bbox_embed, tokens) + anchors
-        best = logits[..., 0].topk(num_queries, dim=1).indices
+        rank = logits[..., 0]
+        if memory.ignores_padding:
+            rank = rank.masked_fill(invalid[..., 0], -math.inf)
+        best = rank.topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
         embedding = sine_encoding(reference * (2 * math.pi), dim=tokens.shape[-1] // 2).flatten(-2)

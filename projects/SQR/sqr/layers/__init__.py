@@ -9,7 +9,7 @@ from .initialisation import xavier_uniform_all
 from .memory_attention import MemoryAttention
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
-from .norm import FixedStatsBatchNorm
+from .norm import FixedStatsBatchNorm, MaskedGroupNorm
 from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
 from .query_table import QueryTable
 
@@ -22,6 +22,7 @@ __all__ = [
     "ConvNeck",
     "Dropout",
     "FixedStatsBatchNorm",
+    "MaskedGroupNorm",
     "MemoryAttention",
     "MultiScaleDeformableAttention",
     "MultiheadAttention",
