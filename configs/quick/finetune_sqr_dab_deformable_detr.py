@@ -10,6 +10,7 @@ from ..common.lite0 import start_from_lite0
 from .sqr_dab_deformable_detr_folder import data, dataloader, model, optimizer, train
 
 finetune(
+    model=model,
     data=data,
     dataloader=dataloader,
     optimizer=optimizer,

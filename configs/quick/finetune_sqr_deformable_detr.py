@@ -2,7 +2,8 @@
 
     projects/SQR/train_net.py --config-file quick/finetune_sqr_deformable_detr data.root=DIR
 
-It starts from EfficientNet-Lite0, pretrained on ImageNet (docs/backbones.md).
+It starts from EfficientNet-Lite0, pretrained on ImageNet (docs/backbones.md), with the
+encoder and decoder of the model zoo's shapes model.
 """
 
 from ..common.finetune import finetune, lr_multiplier
@@ -18,4 +19,4 @@ finetune(
     output_dir="output/finetune_sqr_deformable_detr",
 )
 train.max_iter = 1000
-start_from_lite0(model=model, optimizer=optimizer, train=train, whole_shapes_model=True)
+start_from_lite0(model=model, optimizer=optimizer, train=train, shapes_decoder=True)

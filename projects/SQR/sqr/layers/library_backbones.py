@@ -88,7 +88,7 @@ class LibraryBackbone(Backbone):
         renamed = {}
         for name in names:
             candidates = (name, f"model.{name}", re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", name))
-            renamed |= {name: f"net.{c}" for c in candidates if c in own}
+            renamed.update((name, f"net.{c}") for c in candidates if c in own)
         return renamed
 
 
