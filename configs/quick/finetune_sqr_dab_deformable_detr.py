@@ -7,7 +7,7 @@ It starts from EfficientNet-Lite0, pretrained on ImageNet (docs/backbones.md).
 
 from ..common.finetune import finetune, lr_multiplier
 from ..common.lite0 import start_from_lite0
-from .sqr_dab_deformable_detr_folder import data, dataloader, model, optimizer, train
+from .dab_deformable_detr_folder import data, dataloader, model, optimizer, train
 
 finetune(
     model=model,
@@ -17,5 +17,6 @@ finetune(
     train=train,
     output_dir="output/finetune_sqr_dab_deformable_detr",
 )
+model.decoder.plan = "selective"
 train.max_iter = 1000
 start_from_lite0(model=model, optimizer=optimizer, train=train)

@@ -8,7 +8,7 @@ encoder and decoder of the model zoo's shapes model.
 
 from ..common.finetune import finetune, lr_multiplier
 from ..common.lite0 import start_from_lite0
-from .sqr_h_deformable_detr_folder import data, dataloader, model, optimizer, train
+from .h_deformable_detr_folder import data, dataloader, model, optimizer, train
 
 finetune(
     model=model,
@@ -18,5 +18,6 @@ finetune(
     train=train,
     output_dir="output/finetune_sqr_h_deformable_detr",
 )
+model.decoder.plan = "selective"
 train.max_iter = 1000
 start_from_lite0(model=model, optimizer=optimizer, train=train, shapes_decoder=True)

@@ -61,7 +61,9 @@ def test_a_root_wins_over_the_recipes_data(name, tmp_path):
 
 def shared_with_the_folder_config(name):
     """A quick config's model and that of its folder config, both without what the backbone decides."""
-    models = [recipe(x).model for x in (name, name.replace("finetune_sqr", "sqr") + "_folder")]
+    models = [recipe(x).model for x in (name, name.replace("finetune_sqr_", "") + "_folder")]
+    assert models[0].decoder.plan == "selective"
+    models[1].decoder.plan = "selective"
     for model in models:
         for key in ("backbone", "pixel_mean", "pixel_std", "encoder.in_feature", "encoder.in_channels"):
             OmegaConf.update(model, key, None)

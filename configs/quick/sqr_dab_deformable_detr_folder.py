@@ -1,6 +1,0 @@
-"""quick/dab_deformable_detr_folder with selective query recollection."""
-
-from .dab_deformable_detr_folder import data, dataloader, lr_multiplier, model, optimizer, train
-
-model.decoder.plan = "selective"
-train.output_dir = "output/sqr_dab_deformable_detr_folder"
