@@ -25,8 +25,12 @@ from ..errors import UserError, as_user_error
 from ..evaluation.validation_pictures import ValidationPictures
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
+<<<<<<< HEAD
 from .optimizer_state import check_settings
 from .run_folder import locked
+=======
+from .freezing import freeze
+>>>>>>> main
 from .saving import run_and_save
 from .startup import record_config
 from .train_loader import ForeignLoader, TrainLoader
@@ -55,6 +59,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = resolve_device(cfg.train.device)
     with as_user_error(ValueError, prefix="model: "):
         model = instantiate(cfg.model)
+    freeze(model, cfg.train.get("freeze") or [])
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
