@@ -21,11 +21,8 @@ from ..catalog import SCHEME, get_checkpoint_url
 from ..errors import UserError, as_user_error, one_line
 from ..files import write_atomically
 from ..runs import EMA
-<<<<<<< HEAD
-from .integrity import check_archive, check_sizes, digest
-=======
 from .backbones import is_library_address, read_library_weights
->>>>>>> main
+from .integrity import check_archive, check_sizes, digest
 
 SAFETENSORS = ".safetensors"
 _DIGEST = "sqr_sha256"

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from ..distributed import unwrap
 from ..errors import UserError, one_line
-<<<<<<< HEAD
 from ..finite import describe_not_finite, not_finite
-=======
 from .backbones import backbone_names
->>>>>>> main
 from .class_heads import ClassHeadChanges, fit_class_heads
 from .files import Weights, read_weights
 from .registry import convert, detect_layout
@@ -81,14 +78,10 @@ def load_model_weights(
         logger.info("Starting from random weights (train.init_checkpoint is empty)")
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
-<<<<<<< HEAD
-    weights = _fit_names(read_weights(source, name=name, hint=_WITHOUT), model.state_dict(), name)
+    weights = _gather(model, source, name)
     bad = not_finite(weights)
     if bad:
         raise UserError(f"{name} is of a training that diverged: {describe_not_finite(bad, len(weights))}")
-=======
-    weights = _gather(model, source, name)
->>>>>>> main
     if modules:
         weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"

@@ -25,12 +25,9 @@ from ..errors import UserError, as_user_error
 from ..evaluation.validation_pictures import ValidationPictures
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
-<<<<<<< HEAD
+from .freezing import freeze
 from .optimizer_state import check_settings
 from .run_folder import locked
-=======
-from .freezing import freeze
->>>>>>> main
 from .saving import run_and_save
 from .startup import record_config
 from .train_loader import ForeignLoader, TrainLoader
