@@ -4,8 +4,8 @@
 
 Each child process is a fork that counts its own steps, ``fsync`` and ``replace`` calls, evaluations and rows of
 ``metrics.json``, and is ended by SIGKILL before or after a random one of them, or in the middle of writing a
-checkpoint. A run is killed up to six times, each time resumed with ``--resume``; then checkpoints, evaluations and the rows of
-``metrics.json`` must be those of the uninterrupted run.
+checkpoint. A run is killed up to six times and resumed with ``--resume`` each time; then checkpoints, evaluations and
+the rows of ``metrics.json`` must be those of the uninterrupted run.
 """
 
 from __future__ import annotations

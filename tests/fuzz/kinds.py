@@ -279,10 +279,12 @@ class CocoFile(Kind):
         write_coco_2017(folder)
         (self.path,) = sorted(folder.glob("annotations/instances_train*.json"))
         self.images = folder / "images" / "train2017"
-        self.document = json.loads(self.path.read_text())
+        self.document = json.loads(self.path.read_text()) | {"info": {"year": 1, "description": "x"}, "licenses": [{}]}
+        for annotation in self.document["annotations"]:
+            annotation |= {"segmentation": [[1, 1, 9, 1, 9, 9]], "attributes": {"a": 1, "b": [2]}}
 
     def attempt(self, draw: Callable) -> str:
-        document = draw(damaged(self.document))
+        document = draw(damaged(self.document, most=2))
         data = draw(damaged_bytes(_json(self.document))) if draw(st.integers(0, 3)) == 0 else _json(document)
         self.path.write_bytes(data)
         try:
