@@ -109,7 +109,7 @@ def test_static_programs_refuse_other_sizes():
 
 def test_bad_options():
     model = export_model("detr")
-    with pytest.raises(ValueError, match="outputs='boxes': must be one of detections, raw"):
+    with pytest.raises(ValueError, match="outputs='boxes': must be one of detections, pairs, raw"):
         DeployedDetector(model=model, outputs="boxes")
     with pytest.raises(UserError, match="a dynamic axis is traced with at least 2"):
         export_program(model, batch=1)

@@ -53,10 +53,11 @@ class PerQueryPostprocessor:
 
     Args:
         clip: clip boxes to the image. The official evaluation does not.
+        best_first: order by score instead.
     """
 
-    def __init__(self, *, clip: bool = False):
-        self.clip = clip
+    def __init__(self, *, clip: bool = False, best_first: bool = False):
+        self.clip, self.best_first = clip, best_first
 
     def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """As :meth:`TopKPostprocessor.__call__`, but ``Q`` detections in query order."""
@@ -65,7 +66,10 @@ class PerQueryPostprocessor:
     def select(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As :meth:`TopKPostprocessor.select`, ``D`` being ``Q``."""
         best, classes = scores.max(-1)
-        return best, classes, boxes, torch.arange(scores.shape[-2], device=scores.device).expand_as(classes)
+        if not self.best_first:
+            return best, classes, boxes, torch.arange(scores.shape[-2], device=scores.device).expand_as(classes)
+        best, query = best.topk(best.shape[-1], dim=-1)
+        return best, classes.gather(-1, query), boxes.gather(-2, query[..., None].expand(*query.shape, 4)), query
 
 
 def _detections(
