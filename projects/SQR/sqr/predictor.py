@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .config import default_device, load_run_config
-from .data.coco_files import read_coco_summary
 from .data.image_inputs import COLORS, ImageLike, as_pixels, is_single_image
+from .data.layouts import CocoSplit
+from .data.prepared import prepare_split
 from .engine import load_model
 from .errors import as_user_error
 from .postprocessing import PerQueryPostprocessor
@@ -302,5 +303,5 @@ def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
 def _names_of_files(data: DictConfig) -> tuple[str, ...] | None:
     for split in (data.val, data.train):
         if split.annotations and Path(split.annotations).is_file():
-            return tuple(name for _, name in read_coco_summary(split.annotations).categories)
+            return tuple(name for _, name in prepare_split(CocoSplit(split.annotations, ())).categories)
     return None

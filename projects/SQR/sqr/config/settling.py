@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
-from ..data import check_queries, resolve_num_classes
+from ..data import check_queries, most_objects, resolve_num_classes
 from ..distributed import resolve_device
 from ..errors import UsageError, as_user_error
-from .loading import editable, find_config, load_config, name_zoo_checkpoint
+from .loading import editable, find_config, load_config, name_zoo_checkpoint, read_config
 from .overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def load_run_config(
                 resolve_num_classes(cfg, check_files=needs_data)
                 if training:
                     check_queries(cfg)
+                settle_max_detections(cfg)
     if training:
         cfg.train.seed = resolve_seed(cfg.train.seed)
         cfg.train.max_iter = settled_max_iter(cfg)
@@ -74,6 +76,27 @@ def load_run_config(
             cfg.train.max_epochs = None  # the saved config states one length
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def settle_max_detections(cfg: DictConfig) -> None:
+    """Choose ``data.max_dets_per_image``, where it is null, and the least ``model.postprocessor.topk`` from the data.
+
+    COCO's 100 are enough up to 100 objects in an image. Beyond that it is 1.5 times the objects of the fullest image,
+    rounded up to a hundred, since a detector needs more detections than there are objects.
+    """
+    if "max_dets_per_image" not in cfg.data:
+        return
+    objects = most_objects(cfg)
+    if cfg.data.max_dets_per_image is None:
+        if objects <= 100:
+            return
+        cfg.data.max_dets_per_image = math.ceil(1.5 * objects / 100) * 100
+    wanted = cfg.data.max_dets_per_image
+    logger.info("An image has up to %d objects: AP counts %d detections of it (COCO: 100)", objects, wanted)
+    postprocessor = cfg.model.get("postprocessor")
+    if postprocessor is not None and postprocessor.get("topk", wanted) < wanted:
+        logger.info("model.postprocessor.topk is raised from %d to %d", postprocessor.topk, wanted)
+        postprocessor.topk = wanted
 
 
 def default_device() -> str:
@@ -119,7 +142,7 @@ def learning_rate_advice(cfg: DictConfig, config_file: str) -> str:
         cfg: the run's config, overrides applied.
         config_file: the recipe: path or model-zoo name.
     """
-    recipe = LazyConfig.load(find_config(config_file))
+    recipe = read_config(find_config(config_file))
     batches = [c.dataloader.train.get("total_batch_size") for c in (recipe, cfg)]
     rates = [c.optimizer.get("lr") for c in (recipe, cfg)]
     if None in (*batches, *rates) or batches[0] == batches[1] or rates[0] != rates[1]:
