@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase, default_argument_parser
+from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
@@ -20,7 +20,9 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from sqr.cli import train
-from sqr.cli.launching import run_command
+from sqr.config import allow_targets
+
+allow_targets("engine_toys")  # YAML configs of the toys
 
 
 def toy_dicts(size: int = 13) -> list[dict]:
@@ -82,14 +84,14 @@ class ToyDetector(nn.Module):
         self.interrupt_at = interrupt_at
         self.steps = 0
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict], batch_totals=None):
         device = self.box_head.weight.device
         x = torch.stack([d["image"].mean((1, 2)) for d in batched_inputs]).to(device)
         x = self.backbone(x)
         if not self.training:
             return [self._instances(d, self.box_head(row)) for d, row in zip(batched_inputs, x, strict=True)]
         objects = sum(len(d["instances"]) for d in batched_inputs)
-        objects, _ = batched_inputs[0].get("whole_batch", (objects, None))
+        objects = objects if batch_totals is None else batch_totals.objects
         count = torch.tensor(float(objects), device=device)
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
@@ -166,8 +168,7 @@ def run_toy(output_dir, *overrides: str, config: str = TOY_CONFIG, **flags) -> i
     for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
-    args = default_argument_parser().parse_args([*arguments, f"train.output_dir={output_dir}", *overrides])
-    return run_command(train.run, args)
+    return train.main([*arguments, f"train.output_dir={output_dir}", *overrides])
 
 
 def read_metrics(output_dir) -> dict[int, dict]:

@@ -24,7 +24,7 @@ from .engine import load_model
 from .errors import as_user_error
 from .postprocessing import PerQueryPostprocessor
 from .runs import run_files
-from .structures import StageOutputs
+from .structures import ImagePredictions
 from .visualization.drawing import draw_detections
 
 SCORE_THRESHOLD = 0.3
@@ -236,7 +236,7 @@ class Predictor:
 
     def stages(
         self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
-    ) -> StageOutputs | list[StageOutputs]:
+    ) -> ImagePredictions | list[ImagePredictions]:
         """What every stage predicts: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the image as given.
 
         Arguments and errors as :meth:`__call__`; a list for a batch.

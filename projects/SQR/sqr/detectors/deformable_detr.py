@@ -17,12 +17,13 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.deformable_encoder import token_centres
-from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 
 
 class LearnedQueries(nn.Module):
@@ -94,15 +95,13 @@ class ProposalQueries(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
-        num_tokens = memory.tokens.shape[1]
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
-        if num_tokens < num_queries:
-            raise ValueError(
-                f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
-                "lower num_queries or num_auxiliary, or use larger images"
-            )
         anchors, invalid = token_anchors(memory)
         tokens = memory.tokens.masked_fill(invalid, 0)
+        lacking = max(0, num_queries - tokens.shape[1])  # of an image with fewer tokens than queries, such as a strip
+        tokens = F.pad(tokens, (0, 0, 0, lacking))
+        anchors = F.pad(anchors, (0, 0, 0, lacking), value=math.inf)
+        invalid = F.pad(invalid, (0, 0, 0, lacking), value=True)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.class_embed(tokens)  # (B, N, K)
         raw_boxes = in_float32(self.bbox_embed, tokens) + anchors
@@ -175,11 +174,11 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
-    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         anchor = state.reference
         if self.look_forward_twice:  # boxes arrive attached to the stage before; points are the generator's own
             anchor = torch.where(is_point(anchor), anchor, anchor.detach())
-        x = self.attend(state.content, state.extras["position"], anchor, memory)
+        x = self.attend(memory, state.content, state.extras["position"], anchor)
         delta = in_float32(self.bbox_embed, x)
         boxes = refine_boxes(delta, state.reference)
         if not self.refine:
