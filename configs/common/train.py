@@ -30,6 +30,8 @@ train = {
     "log_period": 20,
     "wandb": {"enabled": False, "project": "detectron2-sqr", "name": None},
     "cudnn_benchmark": False,
+    # On a CPU, reuse freed memory instead of returning it to the system: fewer page faults, 2 % more memory.
+    "keep_freed_memory": True,
     "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False},
 }
 

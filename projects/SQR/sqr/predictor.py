@@ -22,7 +22,7 @@ from .data.layouts import CocoSplit
 from .data.prepared import prepare_split
 from .engine import load_model
 from .errors import as_user_error
-from .postprocessing import PerQueryPostprocessor
+from .postprocessing import best_class_per_query
 from .runs import run_files
 from .structures import ImagePredictions
 from .visualization.drawing import draw_detections
@@ -209,7 +209,7 @@ class Predictor:
             if self.as_evaluated:
                 found = [output["instances"] for output in self.model(inputs)]
             else:
-                select = PerQueryPostprocessor(clip=True, best_first=True)
+                select = best_class_per_query(getattr(self.model, "postprocessor", None))
                 stages = self.model.forward_stages(inputs)
                 found = [select(o.scores[-1], o.boxes[-1], o.image_size) for o in stages]
             for instances in found:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
 from ..meta_arch import QueryBasedDetector, padding_mask
-from ..postprocessing import PerQueryPostprocessor, TopKPostprocessor
+from ..postprocessing import PerQueryPostprocessor, TopKPostprocessor, best_class_per_query
 
 OUTPUTS = {
     "detections": ("scores", "labels", "boxes"),
@@ -44,8 +44,7 @@ class DeployedDetector(nn.Module):
             )
         self.model = model.eval()
         self.outputs = outputs
-        best = PerQueryPostprocessor(clip=True, best_first=True)
-        self._postprocessor = best if outputs == "detections" else postprocessor
+        self._postprocessor = best_class_per_query(postprocessor) if outputs == "detections" else postprocessor
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect.
