@@ -8,6 +8,7 @@ train = {
     # detector; "" for none.
     "init_checkpoint": "",
     "init_modules": [],  # take only these from it, ["backbone"] for instance; empty: everything that fits
+    "freeze": [],  # modules that are not trained, ["backbone", "encoder.neck"] for instance: docs/backbones.md
     # The length of the run: iterations, or passes over the training images; of the two, one is null.
     "max_iter": 90000,
     "max_epochs": None,
