@@ -12,8 +12,8 @@ _MODULES = {
     "datasets": (
         "check_queries",
         "detection_dataset_name",
-        "fast_coco_eval_is_built",
         "get_detection_dataset",
+        "most_objects",
         "resolve_num_classes",
     ),
     "images": ("UnreadableImageError", "read_image"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -172,9 +171,12 @@ def check_queries(cfg: DictConfig) -> None:
         )
 
 
-def fast_coco_eval_is_built() -> bool:
-    """Whether Detectron2's compiled COCO evaluation can be used; it is absent where ``detectron2._C`` is."""
-    return importlib.util.find_spec("detectron2._C") is not None
+def most_objects(cfg: DictConfig) -> int:
+    """The highest number of objects in one training or validation image; 0 where it is not known.
+
+    It is known of annotation files, not of registered datasets.
+    """
+    return max(_split_of_config(cfg, key, check_files=False).most_objects for key in ("train", "val"))
 
 
 def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:
