@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -250,13 +250,7 @@ def _summarize_cases(cases: Cases, gt: GroundTruth, epsilons: Sequence[float]) -
 
 
 def _over_all_areas(curve: ClassCurve) -> ClassCurve:
-    return ClassCurve(
-        image=curve.image,
-        true=curve.true[:, :1].copy(),
-        false=curve.false[:, :1].copy(),
-        objects=curve.objects[:1],
-        object_image=curve.object_image,
-    )
+    return replace(curve, true=curve.true[:, :1].copy(), false=curve.false[:, :1].copy(), objects=curve.objects[:1])
 
 
 def _rate(part, whole) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..files import write_json
 from ..structures import ImagePredictions
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
+from .finite_outputs import require_finite
 from .ground_truth import load_coco
 from .storage import write_meta, write_shard
 from .table_output import write_csv
@@ -56,7 +57,9 @@ class StageInference(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         outputs = []
-        for stages in self.model.forward_stages(batched_inputs):
+        for own, stages in zip(batched_inputs, self.model.forward_stages(batched_inputs), strict=True):
+            for name in ("scores", "boxes"):
+                require_finite(getattr(stages, name), name, own.get("image_id", own.get("file_name", "?")))
             instances = [
                 self.model.postprocessor(scores, boxes, stages.image_size)
                 for scores, boxes in zip(stages.scores, stages.boxes, strict=True)

@@ -16,6 +16,7 @@ noise: it is to be read against the oracle by chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -95,9 +96,7 @@ def oracle_curves(
     """
     curves = []
     for t in range(len(scores)):
-        one = Matches(
-            gt=matches.gt[t : t + 1, :1], kept=matches.kept, order=matches.order, ious=matches.ious[t : t + 1]
-        )
+        one = replace(matches, gt=matches.gt[t : t + 1, :1], ious=matches.ious[t : t + 1])
         curves.append(class_curves(last, one, gt, area_ranges=AREA_RANGES[:1], scores=scores[t]))
     return curves
 
