@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
-from ..layers.deformable_encoder import token_centres
+from ..layers.proposals import check_enough_tokens, propose
 from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
 
 
@@ -93,18 +93,14 @@ class ProposalQueries(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
-        num_tokens = memory.tokens.shape[1]
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
-        if num_tokens < num_queries:
-            raise ValueError(
-                f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
-                "lower num_queries or num_auxiliary, or use larger images"
-            )
-        anchors, invalid = token_anchors(memory)
-        tokens = memory.tokens.masked_fill(invalid, 0)
-        tokens = self.enc_output_norm(self.enc_output(tokens))
-        logits = self.class_embed(tokens)  # (B, N, K)
-        raw_boxes = in_float32(self.bbox_embed, tokens) + anchors
+        check_enough_tokens(memory, num_queries)
+        tokens, logits, raw_boxes = propose(
+            memory,
+            project=lambda x: self.enc_output_norm(self.enc_output(x)),
+            class_embed=self.class_embed,
+            bbox_embed=self.bbox_embed,
+        )
         best = logits[..., 0].topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
@@ -115,23 +111,6 @@ class ProposalQueries(nn.Module):
         state = QueryState(content[:, None], reference[:, None], {"position": position[:, None]})
         proposals = StagePrediction(logits[:, None], raw_boxes.sigmoid()[:, None])
         return InitialQueries.split(state, self.num_queries, proposals)
-
-
-def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
-    """Each token's prior box in logit space, and which tokens cannot propose.
-
-    Returns:
-        ``(B, N, 4)`` logits of cxcywh (a square of ``0.05 * 2 ** level`` at the token's centre; infinite where
-        invalid) and ``(B, N, 1)`` bool, True for padding and for priors not inside (0.01, 0.99).
-    """
-    centres = token_centres(memory.spatial_shapes, memory.valid_ratios)
-    sizes = torch.cat(
-        [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.spatial_shapes)]
-    )
-    anchors = torch.cat((centres, sizes.expand_as(centres)), dim=-1)
-    inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
-    invalid = ~inside | memory.padding_mask[..., None]
-    return torch.log(anchors / (1 - anchors)).masked_fill(invalid, math.inf), invalid
 
 
 class DeformableDecoderStage(DeformableDecoderLayer):

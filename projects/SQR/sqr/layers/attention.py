@@ -40,7 +40,8 @@ class MultiheadAttention(nn.MultiheadAttention):
             query: ``(B, Q, C)``.
             key, value: ``(B, N, C)``; handing the same tensor in twice saves a projection's launch.
             padding_mask: ``(B, N)`` bool, True where padded: no query attends there.
-            bias: ``(B, H, Q, N)``, added to the scores; not together with ``padding_mask``.
+            bias: broadcastable to ``(B, H, Q, N)``: added to the scores, or bool, True where attention is allowed; not
+                together with ``padding_mask``.
 
         Returns:
             ``(B, Q, C)``.

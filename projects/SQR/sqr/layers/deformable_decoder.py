@@ -46,12 +46,21 @@ class DeformableDecoderLayer(nn.Module):
             return memory
         return replace(memory, value=self.cross_attn.project(memory.tokens, memory.padding_mask))
 
-    def attend(self, content: Tensor, position: Tensor, reference: Tensor, memory: MultiScaleMemory) -> Tensor:
+    def attend(
+        self,
+        content: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: MultiScaleMemory,
+        block: Tensor | None = None,
+    ) -> Tensor:
         """New content.
 
         Args:
             content, position: ``(B, G, Q, C)``.
             reference: ``(B, G, Q, 4)`` normalised cxcywh, a point where the extent is zero.
+            block: ``(B, G, Q)``, the same in every group, who sees whom in a group
+                (:meth:`~sqr.structures.QueryState.beside`); None where all see each other.
 
         Returns:
             ``(B, G, Q, C)``.
@@ -60,7 +69,8 @@ class DeformableDecoderLayer(nn.Module):
         # self-attention: groups are a batch of their own, (B*G, Q, C)
         x = content.reshape(b * g, q, c)
         qk = x + position.reshape(b * g, q, c)
-        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x)))
+        mask = None if block is None else visible(block[0, 0])
+        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x, bias=mask)))
         # everything else: groups are more queries of the same image, (B, G*Q, C)
         x = x.view(b, g * q, c)
         attended = self.cross_attn.attend(
@@ -72,3 +82,8 @@ class DeformableDecoderLayer(nn.Module):
         )
         x = self.norm1(x + self.dropout1(attended))
         return self.norm3(self.ffn(x)).view(b, g, q, c)
+
+
+def visible(block: Tensor) -> Tensor:
+    """``(Q,)`` blocks -> ``(Q, Q)`` bool: a query sees its own block and block 0."""
+    return (block[:, None] == block) | (block == 0)

@@ -1,0 +1,58 @@
+"""What a two-stage encoder proposes: a box for each of its tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import MultiScaleMemory
+from .deformable_encoder import token_centres
+from .heads import in_float32
+
+
+def propose(
+    memory: MultiScaleMemory, *, project: nn.Module, class_embed: nn.Module, bbox_embed: nn.Module
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score every token and predict its box.
+
+    Args:
+        memory: tokens that cannot propose count as zero.
+        project: ``C -> C``, applied to the tokens first.
+        class_embed, bbox_embed: heads, ``C -> K`` and ``C -> 4``.
+
+    Returns:
+        ``(B, N, C)`` projected tokens, ``(B, N, K)`` logits and ``(B, N, 4)`` logits of boxes (infinite where a token
+        cannot propose).
+    """
+    anchors, invalid = token_anchors(memory)
+    tokens = project(memory.tokens.masked_fill(invalid, 0))
+    return tokens, class_embed(tokens), in_float32(bbox_embed, tokens) + anchors
+
+
+def check_enough_tokens(memory: MultiScaleMemory, num_queries: int) -> None:
+    """Raise a ValueError if fewer tokens than queries exist."""
+    num_tokens = memory.tokens.shape[1]
+    if num_tokens < num_queries:
+        raise ValueError(
+            f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
+            "lower num_queries or num_auxiliary, or use larger images"
+        )
+
+
+def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
+    """Each token's prior box in logit space, and which tokens cannot propose.
+
+    Returns:
+        ``(B, N, 4)`` logits of cxcywh (a square of ``0.05 * 2 ** level`` at the token's centre; infinite where
+        invalid) and ``(B, N, 1)`` bool, True for padding and for priors not inside (0.01, 0.99).
+    """
+    centres = token_centres(memory.spatial_shapes, memory.valid_ratios)
+    sizes = torch.cat(
+        [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.spatial_shapes)]
+    )
+    anchors = torch.cat((centres, sizes.expand_as(centres)), dim=-1)
+    inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
+    invalid = ~inside | memory.padding_mask[..., None]
+    return torch.log(anchors / (1 - anchors)).masked_fill(invalid, math.inf), invalid
