@@ -19,6 +19,9 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from sqr.cli import train
+from sqr.cli.launching import run_command
+
 
 def toy_dicts(size: int = 13) -> list[dict]:
     """Dataset dicts without files; wide and tall images mixed."""
@@ -146,15 +149,12 @@ TOY_CONFIG = str(Path(__file__).parent / "engine" / "toy_config.py")
 
 def run_toy(output_dir, *overrides: str, config: str = TOY_CONFIG, **flags) -> int:
     """Run train_net.py's main in this process on the toys; return the exit code."""
-    import train_net
-    from sqr.engine import run_command
-
     arguments = ["--config-file", config, *(f"--{k.replace('_', '-')}" for k, v in flags.items() if v)]
     for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
     args = default_argument_parser().parse_args([*arguments, f"train.output_dir={output_dir}", *overrides])
-    return run_command(train_net.main, args)
+    return run_command(train.run, args)
 
 
 def read_metrics(output_dir) -> dict[int, dict]:

@@ -9,7 +9,9 @@ from detectron2.utils import comm
 from engine_toys import ToyDetector, ToyMapper, run_toy, toy_dicts
 from helpers import build, random_batch
 from small_models import lively, small_config
-from sqr.engine import UserError, build_train_loader, create_ddp_model
+from sqr.distributed import create_ddp_model
+from sqr.engine import build_train_loader
+from sqr.errors import UserError
 
 DETECTORS = ["deformable_refine", "detr"]
 PLAIN = ["+model.dropout=0.0", "train.max_iter=4", "train.eval_period=2", "train.clip_grad.max_norm=null"]

@@ -34,10 +34,11 @@ def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
     return torch.cat(logits, dim=1), torch.cat(boxes, dim=1)
 
 
-@pytest.mark.parametrize("plan", ["selective", "dense", "dense_recurrent"])
+@pytest.mark.parametrize("plan", ["selective", "dense", "dense_recurrent", "sampled"])
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_folded_equals_naive_loop_forward_and_backward(detector, plan):
     model = lively(build(small_config(detector, plan))).train()
+    model.decoder.draw_number = 0  # a sampled plan shows its draw 0
     if detector == "adamixer":
         model.double()  # with random weights it multiplies rounding errors by about ten a stage
     batch = random_batch([(64, 96), (96, 64)], [2, 3])
@@ -104,8 +105,36 @@ def test_decoder_rejects_plans_that_do_not_fit():
         RecollectingDecoder(stages=stages, plan=Plan.looped(3, times=3))
     with pytest.raises(ValueError, match="unknown recollection plan"):
         RecollectingDecoder(stages=stages, plan="everything")
+    with pytest.raises(ValueError, match="recollected groups are for training only"):
+        RecollectingDecoder(stages=stages, inference_plan="selective")
     decoder = RecollectingDecoder(stages=stages, plan="dqrr", inference_plan=Plan.looped(3, times=5))
     assert decoder.train().active_plan.num_steps == 4 and decoder.eval().active_plan.num_steps == 5
+
+
+def test_a_sampled_plan_is_drawn_by_number_or_else_by_forward_pass():
+    model = build(small_config(plan={"name": "sampled"}, num_stages=6)).train()
+    decoder, (memory, initial) = model.decoder, memory_and_queries(model, random_batch([(64, 64)], [2]))
+    seen = []
+    for _ in range(4):
+        decoder(initial, memory)
+        seen.append(decoder.active_plan)
+    assert len(set(seen)) > 1 and seen == [decoder.plan.draw(n) for n in range(1, 5)]
+    decoder.draw_number = 9
+    for _ in range(2):
+        assert [p.logits.shape[1] for p in decoder(initial, memory)] == [1, 2, 2, 2, 2, 2]
+        assert decoder.active_plan == decoder.plan.draw(9)
+    assert decoder.eval().active_plan == Plan.sequential(6)
+
+
+def test_the_stage_dial_ends_after_the_stages_asked_for():
+    model = lively(build(small_config())).eval()
+    batch = random_batch([(64, 64), (96, 64)], [2, 1])
+    whole = model.forward_stages(batch)
+    model.decoder.inference_plan = Plan.from_spec({"name": "sequential", "stages": 2}, 4)
+    for dialled, full, detections in zip(model.forward_stages(batch), whole, model(batch), strict=True):
+        assert torch.equal(dialled.scores, full.scores[:2]) and torch.equal(dialled.boxes, full.boxes[:2])
+        best = model.postprocessor(full.scores[1], full.boxes[1], full.image_size)
+        assert torch.equal(detections["instances"].scores, best.scores)
 
 
 def test_dab_box_loss_reaches_the_offset_that_made_the_box():

@@ -8,8 +8,8 @@ import torch
 from helpers import ROOT, build, random_batch
 from small_models import lively, small_config
 from sqr.benchmarks.live_memory import LiveMemory
+from sqr.config.overrides import apply_overrides
 from sqr.decoder import RecollectingDecoder
-from sqr.engine.overrides import apply_overrides
 from test_decoder import memory_and_queries
 
 OPTIONS = [(True, None), (False, 2), (True, 2), (True, 1)]

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from doc_commands import ROOT, Workspace, blocks, shortened
-from sqr.engine import load_config
+from sqr.config import load_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in blocks(page)]

@@ -15,8 +15,10 @@ from PIL import Image
 
 from helpers import ROOT
 from sqr import Predictor, engine, model_zoo
+from sqr.config import load_config, save_config
 from sqr.data import resolve_num_classes
 from sqr.data.shapes import ShapesSettings, ensure_shapes
+from sqr.errors import UserError
 
 NAME = "quick/sqr_deformable_detr_shapes"
 CLASSES = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -54,7 +56,7 @@ def test_predicts_what_an_evaluation_predicts(shapes, predictor, tmp_path):
     for split in ("train", "val"):
         overrides.append(f"data.{split}.annotations={shapes}/annotations/instances_{split}.json")
         overrides.append(f"data.{split}.images={shapes}/{split}")
-    cfg = engine.load_config(NAME, [*overrides, "train.init_checkpoint=zoo"])
+    cfg = load_config(NAME, [*overrides, "train.init_checkpoint=zoo"])
     resolve_num_classes(cfg)
     results = engine.run_eval_only(cfg, engine.evaluate)
     assert results["bbox"]["AP"] > 40  # the weights are trained ones
@@ -120,30 +122,28 @@ def test_thresholds_and_stages(predictor, path):
 
 
 def test_from_run_takes_the_names_and_the_last_checkpoint(tmp_path, path, predictor):
-    cfg = engine.load_config(NAME)
+    cfg = load_config(NAME)
     cfg.data.num_classes = 6
     names = ["a", "b", "c", "d", "e", "f"]
     cfg.data.class_names = names  # the data, which stands in no place of this machine, is not asked
     cfg.data.val.name = cfg.data.train.name = "nowhere"
-    engine.save_config(cfg, str(tmp_path / "config.yaml"))
-    with pytest.raises(engine.UserError, match="no last_checkpoint: nothing was saved yet"):
+    save_config(cfg, str(tmp_path / "config.yaml"))
+    with pytest.raises(UserError, match="no last_checkpoint: nothing was saved yet"):
         Predictor.from_run(tmp_path)
     shutil.copy(model_zoo.get_checkpoint_url(NAME), tmp_path / "model_final.pth")
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     run = Predictor.from_run(tmp_path, device="cpu", score_threshold=0.2)
     assert run.class_names == tuple(names)
     assert_same(run(path), predictor(path, score_threshold=0.2), atol=1e-5)
-    with pytest.raises(engine.UserError, match=r"model_best.pth: no such checkpoint; there are: model_final.pth"):
+    with pytest.raises(UserError, match=r"model_best.pth: no such checkpoint; there are: model_final.pth"):
         Predictor.from_run(tmp_path, checkpoint="model_best.pth")
-    with pytest.raises(engine.UserError, match=r"not the output folder of a training: it holds no config.yaml"):
+    with pytest.raises(UserError, match=r"not the output folder of a training: it holds no config.yaml"):
         Predictor.from_run(tmp_path / "none")
 
 
 def test_from_zoo_knows_the_classes_and_which_models_are_trained(predictor):
     assert predictor.class_names == CLASSES
-    with pytest.raises(
-        engine.UserError, match=rf"quick/detr_shapes has no trained checkpoint.*there are: zoo://{NAME}"
-    ):
+    with pytest.raises(UserError, match=rf"quick/detr_shapes has no trained checkpoint.*there are: zoo://{NAME}"):
         Predictor.from_zoo("quick/detr_shapes")
 
 

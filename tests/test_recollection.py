@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,12 @@ from sqr.recollection import Plan
         (Plan.selective(6, window=6), (1, 2, 4, 8, 16, 32), 63),
         (Plan.looped(6, times=4), (1, 1, 1, 1), 4),
         (Plan.explicit([(0,), (0, 1), (1, 2)]), (1, 2, 3), 6),
+        (Plan.explicit([(0,), (0, 1), ((1, 0), (2, 1))]), (1, 2, 2), 5),
+        (Plan.sequential(6, stages=4), (1, 1, 1, 1), 4),
+        (Plan.sampled(6), (1, 2, 2, 2, 2, 2), 11),
+        (Plan.sampled(6, extra=2), (1, 2, 3, 3, 3, 3), 15),
+        (Plan.sampled(6, extra=4, pool="recent"), (1, 2, 3, 5, 5, 5), 21),
+        (Plan.sampled(1), (1,), 1),
         # where recollection starts: the alternatives in the released AdaMixer config
         (Plan.selective(6, start=2), (1, 1, 2, 3, 5, 8), 20),
         (Plan.selective(6, start=3), (1, 1, 1, 2, 3, 5), 13),
@@ -115,6 +122,17 @@ def test_invariants(num_stages, window, start, kind):
         (lambda: Plan.explicit([(0,), (0, 2)]), "step 2 .*output 2 does not exist yet"),
         (lambda: Plan.explicit([(0,), (0,)]), "step 2 .*output 1 is missing"),
         (lambda: Plan.explicit([(0,), (1, 1)]), "named twice"),
+        (lambda: Plan.explicit([(0,), (0, 1), ((1, 0), 1, 2)]), "group is named twice"),
+        (lambda: Plan.explicit([(0,), (0, 1), ((2, 2), 2)]), "output 2 has no group 2; its groups are 0 to 1"),
+        (lambda: Plan.explicit([(0,), (0, 1), ((2, 0),)]), "step 3 .*output 2 is missing"),
+        (lambda: Plan.explicit([(0,), ("x", 1)]), "source 'x': must be an output, such as 2, or"),
+        (lambda: Plan.sequential(6, stages=7), "stages=7: the decoder has stages 1 to 6"),
+        (lambda: Plan.sampled(6, extra=0), "extra=0"),
+        (lambda: Plan.sampled(6, pool="old"), "pool='old': one of all, recent"),
+        (lambda: Plan.selective(3).weighted([1, 1]), "2 entries for 3 steps"),
+        (lambda: Plan.selective(3).weighted([1, -1, 1]), "finite numbers of at least 0"),
+        (lambda: Plan.selective(3).weighted([0, 0, 0]), "not all of them 0"),
+        (lambda: Plan.from_spec({"name": "explicit"}, 3), "needs sources"),
         (lambda: Plan.explicit([(0,), ()]), "at least one source"),
         (lambda: Plan.explicit([(-1, 0)]), "output -1 does not exist"),
         (lambda: Plan.explicit([(0,), (1,)], stages=[1, 3]), "no step runs stage 2"),
@@ -129,7 +147,10 @@ def test_invariants(num_stages, window, start, kind):
         (lambda: Plan.looped(6, times=0), "times=0"),
         (lambda: Plan.from_spec("sqrr", 6), "unknown recollection plan 'sqrr'; one of sequential"),
         (lambda: Plan.from_spec({"start": 2}, 6), "unknown recollection plan None"),
-        (lambda: Plan.from_spec({"name": "dense", "window": 2}, 6), "'dense' has no option 'window'; it takes start"),
+        (
+            lambda: Plan.from_spec({"name": "dense", "window": 2}, 6),
+            "'dense' has no option 'window'; it takes start, loss_",
+        ),
         (lambda: Plan.selective(6).paths(7), "steps 1 to 6"),
     ],
 )
@@ -146,13 +167,45 @@ def test_specs_that_a_config_or_a_command_line_can_give():
     assert Plan.from_spec({"name": "looped", "times": 5}, 6) == Plan.looped(6, times=5)
     assert Plan.from_spec([[0], [0, 1], [1, 2]], 3) == Plan.selective(3)
     assert Plan.from_spec(Plan.dense(4), 6) == Plan.dense(4)
+    assert Plan.from_spec({"name": "sampled", "extra": 2}, 6) == Plan.sampled(6, extra=2) != Plan.sampled(6)
+    weighted = Plan.from_spec({"name": "explicit", "sources": [[0], [[0, 0], 1]], "loss_weights": [0, 1]}, 2)
+    assert weighted == Plan.selective(2).explicit([(0,), ((0, 0), 1)]).weighted([0, 1])
+    assert weighted.loss_weights == (0, 1) and weighted != Plan.explicit([(0,), ((0, 0), 1)])
+
+
+@pytest.mark.parametrize("pool", ["all", "recent"])
+@pytest.mark.parametrize("extra", [1, 2])
+def test_sampled_plans_draw_from_what_exists_and_keep_the_chain_last(pool, extra):
+    plan = Plan.sampled(5, extra=extra, pool=pool).weighted([0, 1, 1, 1, 1])
+    counts = [Counter() for _ in range(5)]
+    draws = 2000
+    for number in range(draws):
+        drawn = plan.draw(number)
+        assert drawn.groups == plan.groups and drawn.loss_weights == plan.loss_weights
+        for step in range(1, 6):
+            paths = drawn.paths(step)
+            assert paths[-1] == "-".join(map(str, range(step + 1))) and len(set(paths)) == len(paths)
+            counts[step - 1].update(drawn.steps[step - 1].outputs)
+            if pool == "recent":
+                assert min(drawn.steps[step - 1].outputs) >= step - 2
+    for step, counted in enumerate(counts, start=1):
+        expected = plan.expected_sources(step)
+        assert counted.keys() == expected.keys()
+        assert all(abs(counted[output] / draws - expected[output]) < 0.05 for output in expected)
+
+
+def test_a_draw_is_a_function_of_its_number_only():
+    plan = Plan.sampled(6)
+    assert plan.draw(7) == Plan.sampled(6).draw(7) and type(plan.draw(7)) is Plan
+    assert plan.draw(0).steps == plan.steps and len({plan.draw(n) for n in range(50)}) > 25
+    assert Plan.selective(6).draw(3) == Plan.selective(6)
 
 
 def test_the_module_is_pure_python():
     tree = ast.parse(inspect.getsource(recollection))
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported == {"__future__", "collections.abc", "functools", "typing"}
+    assert imported == {"__future__", "collections.abc", "copy", "functools", "math", "random", "typing"}
 
 
 def test_several_groups_of_initial_queries_are_a_multiple_of_the_plan():

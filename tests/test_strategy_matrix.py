@@ -19,6 +19,7 @@ STRATEGIES = {
     "sqr_from_stage_2": {"name": "selective", "start": 2},
     "explicit": [[0], [0, 1], [0, 2]],
     "dqrr": "dense_recurrent",
+    "sampled": {"name": "sampled"},
 }
 BATCH = ([(64, 96), (96, 64)], [2, 1])
 
@@ -58,6 +59,7 @@ def assert_evaluates_as_the_plain_model(model, detector: str) -> None:
 def assert_trains(model, *, auxiliary: bool, step: float) -> None:
     """Each step has its groups and its losses, every parameter its gradient, and a small step lowers the loss."""
     plan, groups = model.decoder.plan, []
+    model.decoder.draw_number = 1
     run = model.decoder.forward_sets
 
     def spy(initials, memory):

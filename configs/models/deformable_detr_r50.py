@@ -72,7 +72,6 @@ model = L(QueryBasedDetector)(
         l1_weight=5.0,
         giou_weight=2.0,
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
-        step_weights=None,  # a factor for each stage; 1 each
     ),
     postprocessor=L(TopKPostprocessor)(topk=100),
     pixel_mean=[123.675, 116.28, 103.53],

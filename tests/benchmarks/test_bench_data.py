@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sqr.benchmarks import data
-from sqr.engine import UserError
+from sqr.errors import UserError
 
 
 @pytest.fixture

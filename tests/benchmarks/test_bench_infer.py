@@ -10,7 +10,7 @@ import torch
 from sqr.benchmarks import infer
 from sqr.benchmarks.other_models import NoCounterpartError, counterpart
 from sqr.benchmarks.subjects import load_subject_config
-from sqr.engine import UsageError, UserError
+from sqr.errors import UsageError, UserError
 
 DEFORMABLE = "deformable_detr/deformable_detr_r50_50ep"
 NARROW = ["data.num_classes=5", "model.encoder.dim=64", "model.encoder.layers.num_layers=1", "model.num_classes=5"]

@@ -8,7 +8,7 @@ import torch
 
 from sqr.benchmarks import loss as benchmark
 from sqr.criterion import SetCriterion
-from sqr.engine import UserError
+from sqr.errors import UserError
 from sqr.matcher import HungarianMatcher
 from sqr.structures import StagePrediction
 

@@ -15,8 +15,7 @@ from sqr.benchmarks import fitting, memory, peak
 from sqr.benchmarks.model_size import state_dict_bytes
 from sqr.benchmarks.prediction import Prediction, Rehearsal
 from sqr.benchmarks.subjects import Subject, load_subject_config
-from sqr.engine import UsageError
-from sqr.errors import UserError
+from sqr.errors import UsageError, UserError
 
 SIZE = (64, 96)
 OBJECTS = 3

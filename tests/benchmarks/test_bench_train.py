@@ -19,7 +19,7 @@ from sqr.benchmarks.flops import HANDLES, step_flops
 from sqr.benchmarks.step_profile import print_profiles
 from sqr.benchmarks.subjects import without_dropout
 from sqr.benchmarks.variants import VARIANTS, Variant, multiples, variant_name
-from sqr.engine import UsageError, UserError
+from sqr.errors import UsageError, UserError
 from sqr.layers import AdaptiveMixing, MultiScaleDeformableAttention
 from sqr.layers.attention import attention
 from sqr.ops import use_reference

@@ -11,7 +11,8 @@ from helpers import build, random_batch
 from small_models import lively, small_config
 from sqr.checkpoint import convert_back
 from sqr.checkpoint.class_heads import COCO_CATEGORY_IDS, fit_class_heads
-from sqr.engine import UserError, load_model_weights
+from sqr.checkpoint.loading import load_model_weights
+from sqr.errors import UserError
 
 LAYOUTS = {
     "detr": "detr",

@@ -10,8 +10,9 @@ import torch
 from helpers import build, random_batch
 from small_models import lively, small_config
 from sqr.checkpoint import convert, convert_back, detect_layout
-from sqr.checkpoint.command import main
-from sqr.engine import UserError, load_model_weights
+from sqr.checkpoint.loading import load_model_weights
+from sqr.cli.convert import main
+from sqr.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="the test extra transformers is not installed")
 

@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import ROOT, recipe
+from sqr.config import check_calls
 from sqr.data import resolve_num_classes
-from sqr.engine import check_calls
 
 CONFIGS = ROOT / "configs"
 FINETUNE = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("finetune_*.py"))

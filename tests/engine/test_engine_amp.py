@@ -6,7 +6,8 @@ import torch
 from engine_toys import ToyDetector, ToyMapper, run_toy, toy_dicts
 from helpers import build, random_batch
 from small_models import small_config
-from sqr.engine import Trainer, UserError, build_train_loader
+from sqr.engine import Trainer, build_train_loader
+from sqr.errors import UserError
 
 
 def make_trainer(model=None, **options):

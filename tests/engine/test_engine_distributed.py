@@ -12,11 +12,12 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser, launch
 
-import train_net
 from engine_toys import TOY_CONFIG, read_metrics
 from engine_workers import DETECTORS, train_or_fail, work
-from sqr.engine import UsageError, run_command
-from sqr.engine.distributed import check_num_processes
+from sqr.cli import train
+from sqr.cli.launching import run_command
+from sqr.distributed import check_num_processes
+from sqr.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,7 +131,7 @@ def test_an_error_on_one_process_saves_what_all_have_done(tmp_path, capfd, monke
     # image 104 is number 9 of the run: process 1 fails to load it in the third iteration, which process 0 is in
     options += ["dataloader.train.mapper._target_=engine_toys.BrokenMapper", "train.eval_period=0"]
     args = default_argument_parser().parse_args(["--config-file", TOY_CONFIG, *options])
-    assert run_command(train_net.main, args) == 1
+    assert run_command(train.run, args) == 1
     assert "error: cannot load the training image toy_4.png" in capfd.readouterr().err
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     saved = torch.load(tmp_path / "model_0000001.pth", weights_only=True)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from engine_toys import ToyDetector, read_metrics, run_toy
-from sqr.engine import ModelEMA, UserError, load_model_weights
+from sqr.checkpoint.loading import load_model_weights
+from sqr.engine import ModelEMA
+from sqr.errors import UserError
 
 
 def load(path):

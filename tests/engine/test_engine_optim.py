@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from engine_toys import ToyDetector
-from sqr.engine import UserError, get_param_groups, step_schedule
+from sqr.engine import get_param_groups, step_schedule
+from sqr.errors import UserError
 
 
 def groups_by_name(model, **options):

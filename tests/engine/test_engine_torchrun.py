@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from engine_toys import read_metrics, run_toy
-from sqr.engine import run_command
-from sqr.engine.distributed import is_launched_process
+from sqr.cli.launching import run_command
+from sqr.distributed import is_launched_process
 from tiny_coco import CONFIG, SMALL, dataset_overrides, write_tiny_coco
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from engine_toys import BrokenMapper, ToyMapper, toy_dicts
-from sqr.engine import UserError, build_train_loader
+from sqr.engine import build_train_loader
 from sqr.engine.train_loader import PositionSampler
+from sqr.errors import UserError
 
 
 def take(loader, count):

@@ -7,7 +7,9 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from engine_toys import ToyDetector, ToyMapper, read_metrics, run_toy, toy_dicts
-from sqr.engine import ConsoleWriter, Trainer, UserError, build_train_loader
+from sqr.decoder import RecollectingDecoder
+from sqr.engine import ConsoleWriter, Trainer, build_train_loader
+from sqr.errors import UserError
 
 
 def one_error_line(capsys):
@@ -84,6 +86,29 @@ def test_gradients_are_clipped_to_the_global_norm():
     trainer.train(0, 1)
     moved = torch.stack([(a - b).norm() for a, b in zip(before, model.parameters(), strict=True)]).norm()
     assert moved.item() == pytest.approx(1e-3 * 0.1, rel=1e-3)
+
+
+def test_a_sampled_plan_is_drawn_by_seed_and_iteration(monkeypatch):
+    class Recollecting(ToyDetector):
+        def __init__(self):
+            super().__init__()
+            self.decoder = RecollectingDecoder(stages=[torch.nn.Identity() for _ in range(6)], plan={"name": "sampled"})
+            self.seen = []
+
+        def forward(self, batched_inputs):
+            self.seen.append(self.decoder.active_plan)
+            return super().forward(batched_inputs)
+
+    def plans(start, end, rank=0, **options):
+        trainer = make_trainer(Recollecting(), **options)
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
+        trainer.train(start, end)
+        return trainer.model.seen
+
+    whole = plans(0, 6)
+    assert len(set(whole)) > 1 and plans(3, 6) == whole[3:]  # as after a resume
+    assert plans(0, 6, rank=1) == whole  # as in another process
+    assert plans(0, 3, accumulation_steps=2) == [plan for plan in whole[:3] for _ in range(2)]
 
 
 def test_one_transfer_to_the_host_an_iteration(monkeypatch):
@@ -193,7 +218,7 @@ def test_unwritable_output_folder(tmp_path, capsys):
 
 
 def test_full_disk_at_checkpoint_time_keeps_the_last_checkpoint(tmp_path, capsys, monkeypatch):
-    from sqr.engine import checkpointer
+    from sqr.checkpoint import checkpointer
 
     real, saves = torch.save, []
 

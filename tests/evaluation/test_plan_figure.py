@@ -2,7 +2,8 @@
 
 import pytest
 
-from sqr.evaluation.plan_figure import describe, draw_plans, main, write_plan_figure
+from sqr.cli.plan import main
+from sqr.evaluation.plan_figure import describe, draw_plans, write_plan_figure
 from sqr.recollection import Plan
 
 
@@ -28,6 +29,13 @@ def test_words():
     assert "step 3: stage 3 on output 1 + output 2: 3 groups: 0-1-3, 0-2-3, 0-1-2-3" in text
     assert "step 1: stage 1 on initial queries: 1 group: 0-1" in text
     assert text.endswith("6 supervised sets; inference runs 0-1-2-3")
+
+
+def test_words_of_a_sampled_plan_and_of_loss_weights():
+    text = describe(Plan.sampled(4).weighted([0, 1, 1, 1]))
+    assert text.startswith("one draw of many") and "weights of the steps' losses: 0, 1, 1, 1" in text
+    assert "on average initial queries 0.33, output 1 0.33, output 2 1.33" in text
+    assert "group 2 of 2 of output 2" in text and text.endswith("6 supervised sets; inference runs 0-1-2-3-4")
 
 
 def test_command(tmp_path, capsys):

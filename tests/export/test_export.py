@@ -12,6 +12,7 @@ from helpers import random_batch
 from sqr.errors import UserError
 from sqr.export import AXES, OPSET, DeployedDetector, example_inputs, export_onnx, export_program, onnx_runner
 from sqr.ops.functional import library
+from sqr.recollection import Plan
 
 SIZES = [(1, 160, 96), (3, 97, 255)]  # batch, height, width; exports are traced with 2 x 128 x 160
 
@@ -37,6 +38,17 @@ def test_deployed_detector_is_the_model(detector):
             torch.testing.assert_close(scores[i], instances.scores)
             assert torch.equal(labels[i], instances.pred_classes)
             torch.testing.assert_close(boxes[i], instances.pred_boxes.tensor, atol=1e-3, rtol=1e-4)
+
+
+def test_a_model_that_ends_early_is_exported_so():
+    model, inputs = export_model("deformable_refine", num_stages=2), example_inputs()
+    with torch.no_grad():
+        full = DeployedDetector(model=model, outputs="raw")(*inputs)
+        model.decoder.inference_plan = Plan.sequential(2, stages=1)
+        early = DeployedDetector(model=model, outputs="raw")(*inputs)
+        program = export_program(model, outputs="raw")
+        assert_equal(program.module(), lambda *x: early, inputs)
+    assert (full[1] - early[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("detector", EXPORTED)

@@ -149,7 +149,9 @@ def test_training_reproduces_every_loss_and_gradient(plan, kind):
             errors[key] = float((ours - theirs).norm() / theirs.norm())
     assert len(errors) == 197
     assert list(gradients) == ["query_generator.init_content.weight"]
-    # the official gradients are float32 through six stages that amplify: theirs and ours in float32 are equally far
-    # from ours in float64, up to 3 percent
-    assert max(errors.values()) < 0.03, max(errors, key=errors.get)
-    assert sorted(errors.values())[98] < 0.01
+    # Ours are float64; the official ones are float32 through six stages, each of which multiplies rounding errors by
+    # about ten on these weights. No such path leads from a loss to the heads, whose gradients agree far better.
+    heads = {key: error for key, error in errors.items() if ".fc_cls" in key or ".fc_reg" in key or "_fcs." in key}
+    assert len(heads) == 72
+    assert max(heads.values()) < 2e-4, max(heads, key=heads.get)
+    assert max(errors.values()) < 0.015, max(errors, key=errors.get)

@@ -49,7 +49,6 @@ class SetCriterion(nn.Module):
         l1_weight: weight of the L1 loss of normalised boxes, in the matcher's ``l1_format``.
         giou_weight: weight of ``1 - GIoU``.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
-        step_weights: a factor for each step of the plan; 1 each when None.
         auxiliary_repeats: how often every object is repeated for an auxiliary query set, where the query generator
             makes one (Jia et al., "DETRs with Hybrid Matching", CVPR 2023: 6).
         auxiliary_weight: weight of the auxiliary set's losses, each normalised by the repeated objects.
@@ -64,7 +63,6 @@ class SetCriterion(nn.Module):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         group_reduction: str = "sum",
-        step_weights: Sequence[float] | None = None,
         auxiliary_repeats: int = 6,
         auxiliary_weight: float = 1.0,
     ):
@@ -75,7 +73,6 @@ class SetCriterion(nn.Module):
         self.classification = classification
         self.weights = {"class": class_weight, "l1": l1_weight, "giou": giou_weight}
         self.group_reduction = group_reduction
-        self.step_weights = None if step_weights is None else tuple(float(w) for w in step_weights)
         self.auxiliary_repeats = auxiliary_repeats
         self.auxiliary_weight = auxiliary_weight
 
@@ -105,16 +102,16 @@ class SetCriterion(nn.Module):
         Raises:
             ValueError, FloatingPointError: see :class:`~sqr.matcher.HungarianMatcher`.
         """
-        if self.step_weights is not None and len(self.step_weights) != plan.num_steps:
-            raise ValueError(f"step_weights has {len(self.step_weights)} entries for {plan.num_steps} steps of {plan}")
         factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
+        supervised = [i for i, weight in enumerate(plan.loss_weights) if weight]  # the others are not even matched
+        predictions, names, factors = ([x[i] for i in supervised] for x in (predictions, plan.step_names, factors))
         with without_autocast(targets.boxes):
-            terms = [LossTerm(*_side_by_side(predictions, plan.step_names, targets), factors)]
+            terms = [LossTerm(*_side_by_side(predictions, names, targets), factors)]
             if auxiliary is not None:
                 repeats = self.auxiliary_repeats
                 repeated = targets.repeated(repeats)
                 _check_auxiliary_size(auxiliary[0].logits.shape[2], repeated, repeats)
-                names = [f"auxiliary_{name}" for name in plan.step_names]
+                auxiliary, names = [auxiliary[i] for i in supervised], [f"auxiliary_{name}" for name in names]
                 scaled = [self.auxiliary_weight * factor for factor in factors]
                 terms.append(LossTerm(*_side_by_side(auxiliary, names, repeated), scaled, repeats))
             if proposals is not None:
@@ -128,9 +125,8 @@ class SetCriterion(nn.Module):
 
     def _step_factors(self, groups: Sequence[int], plan: Plan) -> list[float]:
         """What each step's sum over its groups is multiplied with."""
-        weights = [1.0] * plan.num_steps if self.step_weights is None else self.step_weights
         divisors = groups if self.group_reduction == "mean" else [plan.initial_groups(groups)] * plan.num_steps
-        return [weight / divisor for weight, divisor in zip(weights, divisors, strict=True)]
+        return [weight / divisor for weight, divisor in zip(plan.loss_weights, divisors, strict=True)]
 
     def _step_losses(self, term: LossTerm, match: Tensor, normaliser: Tensor) -> dict[str, Tensor]:
         """Reduce the losses of ``sum(groups)`` groups to one scalar a loss and step."""

@@ -35,8 +35,9 @@ class RecollectingDecoder(nn.Module):
     Args:
         stages: the stage modules, each a :class:`DecoderStage`.
         plan: the training plan, or anything that :meth:`Plan.from_spec` makes one of, such as "selective".
-        inference_plan: likewise the plan of evaluation mode; the sequential cascade over all stages when None. A
-            model trained by the dense-recurrent plan can loop its last stage here: ``{name: looped, times: 5}``.
+        inference_plan: likewise the plan of evaluation mode, with one group in every step; the sequential cascade over
+            all stages when None. ``{name: sequential, stages: 4}`` ends after four stages. A model trained by the
+            dense-recurrent plan can loop its last stage: ``{name: looped, times: 5}``.
         checkpoint_groups: keep no activations of recollected groups for the backward pass but compute them again there
             (dropout with the same masks). The chain that inference runs, the last group of every step, stays plain.
         max_groups_per_pass: run at most that many groups of a step at once, the recollected ones first, then the chain
@@ -69,6 +70,11 @@ class RecollectingDecoder(nn.Module):
                 raise ValueError(
                     f"{name} is made for {value.num_stages} stages but the decoder has {num_stages}: {value}"
                 )
+        if self.inference_plan.total != self.inference_plan.num_steps:
+            raise ValueError(
+                f"inference_plan={self.inference_plan}: recollected groups are for training only; at inference every "
+                "step runs one group, as in sequential and looped plans"
+            )
         unused = set(range(1, num_stages + 1)) - {step.stage for step in self.plan.steps}
         if unused:
             raise ValueError(f"plan never runs stage {min(unused)}, which would not be trained: {self.plan}")
@@ -81,6 +87,8 @@ class RecollectingDecoder(nn.Module):
             )
         self.checkpoint_groups, self.max_groups_per_pass = checkpoint_groups, max_groups_per_pass
         self.compile_stages = compile_stages
+        self.draw_number: int | None = None
+        self._forwards = 0
 
     @property
     def compile_stages(self) -> bool:
@@ -97,8 +105,14 @@ class RecollectingDecoder(nn.Module):
 
     @property
     def active_plan(self) -> Plan:
-        """The plan that the current mode (``self.training``) runs."""
-        return self.plan if self.training else self.inference_plan
+        """The plan that the current mode (``self.training``) runs.
+
+        Of a sampled plan it is draw ``draw_number``, which the trainer sets for every step, the same in all processes.
+        Where nobody sets it, each forward pass in training mode makes the next draw.
+        """
+        if not self.training:
+            return self.inference_plan
+        return self.plan.draw(self._forwards if self.draw_number is None else self.draw_number)
 
     def forward(self, initial: QueryState, memory: object) -> list[StagePrediction]:
         """Returns one prediction a step of the active plan, with that step's groups."""
@@ -106,16 +120,19 @@ class RecollectingDecoder(nn.Module):
 
     def forward_sets(self, initials: Sequence[QueryState], memory: object) -> list[list[StagePrediction]]:
         """:meth:`forward` of several query sets that never see each other but share what stages make of the memory."""
+        if self.training:
+            self._forwards += 1
         plan = self.active_plan
         outputs: list[dict[int, QueryState]] = [{0: initial} for initial in initials]
         predictions: list[list[StagePrediction]] = [[] for _ in initials]
         prepared: dict[int, object] = {}
-        for number, (index, sources) in enumerate(plan.steps, start=1):
+        for number, (index, _) in enumerate(plan.steps, start=1):
             stage = self.stages[index - 1]
             if index not in prepared:
                 prepared[index] = stage.prepare(memory) if hasattr(stage, "prepare") else memory
             for initial, known, done in zip(initials, outputs, predictions, strict=True):
-                states = [known[i] for i in sources]
+                width = initial.num_groups
+                states = [known[i].groups(begin * width, end * width) for i, begin, end in plan.parts(number)]
                 known[number], prediction = self._run(stage, states, prepared[index], initial.num_groups)
                 done.append(prediction)
                 for output in [i for i in known if plan.last_use(i) <= number]:

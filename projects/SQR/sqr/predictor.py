@@ -9,12 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import Instances
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
+from .config import default_device, load_run_config
+from .data.coco_files import read_coco_summary
+from .engine import load_model
+from .errors import as_user_error
+from .runs import run_files
 from .structures import StageOutputs
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
@@ -84,19 +91,16 @@ class Predictor:
         Raises:
             UserError: no such config or checkpoint, weights that do not fit, or a bad override.
         """
-        from . import engine
-
-        with engine.as_user_error(ValueError, OSError):
-            if isinstance(config, DictConfig):
-                cfg = engine.apply_overrides(config.copy(), overrides)
-            else:
-                cfg = engine.load_config(os.fspath(config), overrides)
-            cfg.train.init_checkpoint = os.fspath(checkpoint)
-            engine.name_zoo_checkpoint(cfg, "" if isinstance(config, DictConfig) else os.fspath(config))
+        with as_user_error(ValueError, OSError):
+            cfg = load_run_config(
+                config if isinstance(config, DictConfig) else os.fspath(config),
+                overrides,
+                needs_data=False,
+                device=device or default_device(),
+                init_checkpoint=os.fspath(checkpoint),
+            )
             names = class_names_of(cfg)
-        cfg.train.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = engine.build_model(cfg)
-        engine.load_model_weights(model, cfg.train.init_checkpoint, complete=True)
+        model = load_model(cfg)
         return cls(
             model=model,
             mapper=instantiate(cfg.dataloader.test.mapper),
@@ -217,24 +221,14 @@ class Predictor:
 
 
 def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
-    """The names of a config's classes; settles ``data.num_classes`` first where it is null.
+    """The names of a settled config's classes.
 
     They are ``data.class_names`` of a saved run, else those of the dataset the config names, else numbers where the
     dataset is not on this machine.
-
-    Raises:
-        ValueError, OSError: the number of classes is null and no dataset says it.
     """
-    from detectron2.data import MetadataCatalog
-
-    from .data import resolve_num_classes
-
     data = cfg.get("data")
     if data is None:
-        number = cfg.model.num_classes
-        return tuple(map(str, range(number)))
-    if data.num_classes is None:
-        resolve_num_classes(cfg, check_files=False)
+        return tuple(map(str, range(cfg.model.num_classes)))
     if data.get("class_names"):
         return tuple(data.class_names)
     names = _names_of_files(data)
@@ -246,37 +240,10 @@ def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
 
 
 def _names_of_files(data: DictConfig) -> tuple[str, ...] | None:
-    from .data.coco_files import read_coco_summary
-
     for split in (data.val, data.train):
         if split.annotations and Path(split.annotations).is_file():
             return tuple(name for _, name in read_coco_summary(split.annotations).categories)
     return None
-
-
-def run_files(output_dir: str | os.PathLike, checkpoint: str | None = None) -> tuple[str, str]:
-    """Config and checkpoint of a run, see :meth:`Predictor.from_run`.
-
-    Raises:
-        UserError: one of them is missing.
-    """
-    from .engine import UserError
-    from .engine.checkpoint_files import EMA
-
-    folder = Path(output_dir)
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{folder} is not the output folder of a training: it holds no config.yaml")
-    if checkpoint is None:
-        last = folder / "last_checkpoint"
-        if not last.is_file():
-            raise UserError(f"{folder} holds no last_checkpoint: nothing was saved yet, or name a checkpoint")
-        checkpoint = last.read_text().strip()
-    path = folder / checkpoint
-    if not Path(str(path).removesuffix(EMA)).is_file():
-        found = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
-        raise UserError(f"{path}: no such checkpoint; there are: {found}")
-    return str(config), str(path)
 
 
 def _is_single(images: object) -> bool:
@@ -292,8 +259,6 @@ def _is_single(images: object) -> bool:
 
 def _as_array(image: object, image_format: str, color: str | None) -> np.ndarray:
     """``(height, width, 3)`` uint8 in the mapper's channel order."""
-    from detectron2.data.detection_utils import convert_PIL_to_numpy
-
     if isinstance(image, Image.Image):
         return convert_PIL_to_numpy(image, image_format)
     if isinstance(image, Tensor):

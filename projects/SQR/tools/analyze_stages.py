@@ -12,7 +12,7 @@ Trailing ``key=value`` arguments override keys of the config. docs/analysis.md e
 
 import sys
 
-from sqr.evaluation.command import main
+from sqr.cli.analyze import main
 
 if __name__ == "__main__":
     sys.exit(main())

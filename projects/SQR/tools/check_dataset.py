@@ -11,7 +11,7 @@ on, 1: training would fail, 2: the command makes no sense.
 
 import sys
 
-from sqr.data.check.command import main
+from sqr.cli.check import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@
 
 import sys
 
-from sqr.checkpoint.command import main
+from sqr.cli.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ Without ``--run`` and ``--config-file`` it uses the small trained model that com
 
 import sys
 
-from sqr.demo.command import main
+from sqr.cli.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

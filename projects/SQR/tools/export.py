@@ -10,7 +10,7 @@ Without ``--run`` and ``--config-file`` it takes the small trained model that co
 
 import sys
 
-from sqr.export.command import main
+from sqr.cli.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,9 +15,10 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 
+from ..config import editable, load_run_config
 from ..errors import UsageError, as_user_error
 from .reporting import benchmark, print_table
-from .subjects import Subject, add_overrides_argument, load_subject_config
+from .subjects import Subject, add_overrides_argument
 from .timing import synchronise
 
 
@@ -36,11 +37,7 @@ def run(args: argparse.Namespace) -> dict:
     """Load and train with each number of workers."""
     if args.batches < 1 or min(args.workers) < 0:
         raise UsageError("--batches must be at least 1 and --workers at least 0")
-    cfg = load_subject_config(args)
-    from ..data import resolve_num_classes
-
-    with as_user_error(ValueError, OSError):
-        resolve_num_classes(cfg)
+    cfg = editable(load_run_config(args.config_file, args.overrides, device=args.device))
     subject = Subject.from_config(cfg, seed=args.seed)
     rows = [measure_workers(cfg, subject, workers, args.batches) for workers in args.workers]
     images = cfg.dataloader.train.total_batch_size

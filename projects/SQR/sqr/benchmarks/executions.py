@@ -59,8 +59,11 @@ class RepeatingDecoder(_Baseline):
         """As :meth:`sqr.decoder.RecollectingDecoder.forward`."""
         outputs = {0: initial}
         predictions = []
-        for number, (stage, sources) in enumerate(self.plan.steps, start=1):
-            state = QueryState.cat([outputs[i] for i in sources])
+        for number, (stage, _) in enumerate(self.plan.steps, start=1):
+            width = initial.num_groups
+            state = QueryState.cat(
+                [outputs[i].groups(begin * width, end * width) for i, begin, end in self.plan.parts(number)]
+            )
             groups = state.num_groups
             output, prediction = self.stages[stage - 1](_as_images(state), repeat_memory(memory, groups))
             outputs[number] = _map(output, lambda x, g=groups: _to_groups(x, g))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from ..engine.distributed import resolve_device
+from ..distributed import resolve_device
 from ..errors import UsageError
 from ..ops.functional import library
 from .timing import least_disturbed

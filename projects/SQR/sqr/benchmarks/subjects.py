@@ -14,13 +14,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ..engine.config import load_config
-from ..engine.distributed import resolve_device
+from ..config import editable, load_run_config
+from ..engine import build_optimizer
 from ..errors import UserError, as_user_error
 from ..targets import Targets
 from .timing import Laps
 
-COCO_CLASSES = 80
 _SPREAD = 0.02  # standard deviation put in the place of matrices that start at zero
 
 
@@ -49,20 +48,7 @@ def load_subject_config(args: argparse.Namespace) -> DictConfig:
     Raises:
         UserError: no such config, a bad override, a device that does not exist.
     """
-    cfg = load_config(args.config_file, args.overrides)
-    cfg.train.device = args.device
-    resolve_device(args.device)
-    data = cfg.get("data")
-    if data is None or data.num_classes is not None:
-        return cfg
-    if data.train.name is None and data.train.annotations is None and data.get("root") is None:
-        data.num_classes = COCO_CLASSES
-    else:
-        from ..data import resolve_num_classes
-
-        with as_user_error(ValueError, OSError):
-            resolve_num_classes(cfg, check_files=False)
-    return cfg
+    return editable(load_run_config(args.config_file, args.overrides, needs_data=False, device=args.device))
 
 
 def random_batch(size: tuple[int, int], *, images: int, objects: int, num_classes: int, seed: int = 0) -> list[dict]:
@@ -232,11 +218,7 @@ def fill_zero_matrices(model: nn.Module) -> None:
 
 def make_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The config's optimizer for a model, all rates at zero."""
-    cfg.optimizer.params.model = model
-    try:
-        optimizer = instantiate(cfg.optimizer)
-    finally:
-        cfg.optimizer.params.model = None
+    optimizer = build_optimizer(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     return optimizer

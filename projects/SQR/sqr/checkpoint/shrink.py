@@ -26,8 +26,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from sqr.recollection import Plan
-
+from ..recollection import Plan
 from .conversion import StateDict, num_stages
 
 _STAGE = re.compile(r"decoder\.stages\.(\d+)\.(.+)")

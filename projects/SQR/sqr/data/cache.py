@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 
 from iopath.common.file_io import get_cache_dir
+
+from ..files import write_text
 
 
 def cached_json(content: dict, name: str) -> str:
@@ -24,13 +25,5 @@ def cached_json(content: dict, name: str) -> str:
     folder = os.path.join(get_cache_dir(), "sqr")
     path = os.path.join(folder, f"{name}_{hashlib.sha1(text.encode()).hexdigest()[:12]}.json")
     if not os.path.isfile(path):
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", suffix=".tmp", delete=False) as file:
-            try:
-                file.write(text)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write_text(path, text)
     return path

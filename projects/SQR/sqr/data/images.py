@@ -7,7 +7,7 @@ from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
-from sqr.errors import UserError, one_line
+from ..errors import UserError, one_line
 
 _ORIENTATION = 274  # the EXIF tag
 _TRANSPOSED = (5, 6, 7, 8)  # its values that swap width and height

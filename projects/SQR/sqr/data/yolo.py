@@ -15,8 +15,7 @@ from functools import lru_cache
 import yaml
 from PIL import Image
 
-from sqr.errors import one_line
-
+from ..errors import one_line
 from .images import UnreadableImageError, upright_size, why_unreadable
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

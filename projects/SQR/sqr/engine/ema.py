@@ -10,8 +10,8 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..distributed import unwrap
 from ..errors import UserError, one_line
-from .distributed import unwrap
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from .checkpointer import BestCheckpointer, write_atomically
+from ..checkpoint.checkpointer import BestCheckpointer
+from ..files import write_atomically
 
 logger = logging.getLogger(__name__)
 

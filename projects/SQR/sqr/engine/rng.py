@@ -1,11 +1,13 @@
 """Random numbers as a function of (seed, position): what makes a resumed run the same run.
 
-Two streams are drawn from, and neither has a state that could be lost:
+Three streams are drawn from, and none has a state that could be lost:
 
 * an image's augmentation is seeded with (seed, position of the sample in the run), in whatever process it
   runs;
 * a training step (dropout and the like) is seeded with (seed, iteration, rank) before it starts, so that
-  whatever ran between two steps (an evaluation, a checkpoint) does not reach it.
+  whatever ran between two steps (an evaluation, a checkpoint) does not reach it;
+* the groups that a step recollects, where its plan draws them, follow from (seed, iteration): every process draws
+  the same.
 """
 
 from __future__ import annotations
@@ -16,22 +18,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 
-_STEP, _SAMPLE, _EPOCH = 1, 2, 3  # streams of the same seed that must not coincide
+_STEP, _SAMPLE, _EPOCH, _PLAN = 1, 2, 3, 4  # streams of the same seed that must not coincide
 
 
 def _derive(seed: int, stream: int, *numbers: int) -> int:
     """A 63-bit seed from numbers, well mixed: neighbours give unrelated streams."""
     low, high = np.random.SeedSequence([seed, stream, *numbers]).generate_state(2, np.uint32)
     return (int(high) & 0x7FFFFFFF) << 32 | int(low)
-
-
-def resolve_seed(seed: int | None) -> int:
-    """The seed itself, or one drawn by the system and shared by all processes when it is None or negative."""
-    if seed is None or seed < 0:
-        return int(comm.shared_random_seed())
-    return int(seed)
 
 
 def seed_process(seed: int) -> None:
@@ -44,6 +38,11 @@ def seed_process(seed: int) -> None:
 def seed_step(seed: int, iteration: int, rank: int) -> None:
     """Seed python, numpy and torch (all devices) for one training step of one process."""
     seed_process(_derive(seed, _STEP, iteration, rank))
+
+
+def plan_draw(seed: int, iteration: int) -> int:
+    """Which draw of a sampled recollection plan a training step runs, the same on every process."""
+    return _derive(seed, _PLAN, iteration)
 
 
 def epoch_permutation(seed: int, epoch: int, size: int) -> torch.Tensor:

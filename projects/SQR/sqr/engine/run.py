@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.utils import comm
@@ -15,17 +15,17 @@ from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ..checkpoint.checkpointer import BestCheckpointer, Checkpointer
+from ..checkpoint.loading import load_model_weights
+from ..config import editable
+from ..config.train_section import AMP_DTYPES
+from ..distributed import create_ddp_model, resolve_device, unwrap
 from ..errors import UserError, as_user_error
-from .checkpointer import BestCheckpointer, Checkpointer
-from .distributed import create_ddp_model, resolve_device, unwrap
+from ..evaluation.validation_pictures import ValidationPictures
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
-from .model_weights import load_model_weights
-from .pictures import ValidationPictures
-from .recipe import settle_max_iter
 from .saving import run_and_save
 from .train_loader import TrainLoader
-from .train_section import AMP_DTYPES
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
 from .writers import default_writers, write_results
@@ -57,11 +57,27 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return model.to(device)
 
 
+def load_model(cfg: DictConfig) -> nn.Module:
+    """The config's model on ``train.device`` with the weights of ``train.init_checkpoint``, which must be complete.
+
+    Raises:
+        UserError: the weights cannot be read or do not fit.
+    """
+    model = build_model(cfg)
+    load_model_weights(model, cfg.train.init_checkpoint, complete=True)
+    return model
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The config's optimizer over the parameters of a model, wrapped or not."""
+    cfg = editable(cfg)
+    cfg.optimizer.params.model = unwrap(model)
+    return instantiate(cfg.optimizer)
+
+
 def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     """Trainer, optimizer and training data of a config, for a model on its device, wrapped or not."""
-    cfg.optimizer.params.model = unwrap(model)
-    optimizer = instantiate(cfg.optimizer)
-    cfg.optimizer.params.model = None
+    optimizer = build_optimizer(cfg, model)
     with as_user_error(ValueError, OSError, prefix="dataloader.train: "):
         loader = instantiate(cfg.dataloader.train)
     if not isinstance(loader, TrainLoader):
@@ -87,8 +103,7 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
     """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
 
     Args:
-        cfg: a config that :func:`sqr.engine.load_config` returned; ``train.max_iter`` is set from
-            ``train.max_epochs`` in it.
+        cfg: a config that :func:`sqr.config.load_run_config` returned, with ``training``.
         args: with ``resume``.
         do_test: called with the config and the model at each evaluation.
 
@@ -101,7 +116,7 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
     """
     model = create_ddp_model(build_model(cfg), **cfg.train.ddp)
     trainer = build_trainer(cfg, model)
-    settle_max_iter(cfg, len(trainer.data_loader.dataset))
+    _log_length(cfg, len(trainer.data_loader.dataset))
     ema = build_ema(cfg, model)
     averaged = {} if ema is None else {"ema": ema}
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer, **averaged)
@@ -142,6 +157,14 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
     return results
 
 
+def _log_length(cfg: DictConfig, num_images: int) -> None:
+    batch = cfg.dataloader.train.total_batch_size
+    logger.info(
+        "%d iterations of %d images: %.4g epochs of the %d training images, %.4g iterations each",
+        cfg.train.max_iter, batch, cfg.train.max_iter * batch / num_images, num_images, num_images / batch,
+    )  # fmt: skip
+
+
 def evaluate_with_ema(
     cfg: DictConfig, model: nn.Module, ema: ModelEMA | None, do_test: Callable[[DictConfig, nn.Module], dict]
 ) -> dict:
@@ -149,7 +172,7 @@ def evaluate_with_ema(
     results = dict(do_test(cfg, model) or {})
     if ema is not None:
         logger.info("Evaluating the averaged weights: ema/...")
-        own = copy.deepcopy(cfg)
+        own = editable(cfg)
         own.train.output_dir = str(Path(cfg.train.output_dir) / "ema")
         averaged = do_test(own, ema.model)
         if averaged:
@@ -216,8 +239,7 @@ def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], di
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs the weights to evaluate: train.init_checkpoint=PATH")
-    model = build_model(cfg)
-    load_model_weights(model, cfg.train.init_checkpoint, complete=True)
+    model = load_model(cfg)
     results = do_test(cfg, model)
     if comm.is_main_process() and results:
         write_results(results, cfg.train.output_dir, checkpoint=cfg.train.init_checkpoint)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint.checkpointer import Checkpointer, CheckpointError
 from ..errors import TrainingInterrupted, UserError, one_line
-from .checkpointer import Checkpointer, CheckpointError
 from .trainer import Trainer, TrainingStopped
 
 logger = logging.getLogger(__name__)

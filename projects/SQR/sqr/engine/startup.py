@@ -20,15 +20,14 @@ from omegaconf import DictConfig
 
 import sqr
 
+from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
-from .config import save_config
-from .recipe import learning_rate_advice
-from .rng import resolve_seed, seed_process
+from .rng import seed_process
 from .wandb_writer import import_wandb
 
 
 def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Prepare ``cfg.train.output_dir``, loggers and seeds; settle ``cfg.train.seed`` if it was left open.
+    """Prepare ``cfg.train.output_dir``, loggers and seeds.
 
     Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run; command, versions and git state
     stand above it) and ``environment.txt`` (the same and all versions below).
@@ -48,7 +47,6 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
         for name in ("fvcore", "detectron2", "sqr"):
             setup_logger(str(output_dir), distributed_rank=rank, name=name)
     logger = logging.getLogger(__name__)
-    cfg.train.seed = resolve_seed(cfg.train.seed)
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             (output_dir / "environment.txt").write_text(describe_environment())

@@ -15,8 +15,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ..decoder import RecollectingDecoder
 from ..errors import UsageError, UserError, one_line
-from .rng import seed_step
+from .rng import plan_draw, seed_step
 from .train_loader import TrainLoader
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Trainer(SimpleTrainer):
         self.accumulation_steps = accumulation_steps
         self.completed = -1
         self.mid_step = self.stop_early = False
+        self._decoders = [module for module in model.modules() if isinstance(module, RecollectingDecoder)]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._stop_signal: int | None = None  # that came in here
         self._stop_agreed: int | None = None  # that all processes know of; the same in each
@@ -140,6 +142,8 @@ class Trainer(SimpleTrainer):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         seed_step(self.seed, self.iter, comm.get_rank())
+        for decoder in self._decoders:
+            decoder.draw_number = plan_draw(self.seed, self.iter)
 
         self.mid_step = True
         self.optimizer.zero_grad()

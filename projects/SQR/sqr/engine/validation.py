@@ -12,8 +12,8 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from ..distributed import unwrap
 from ..errors import UserError, as_user_error, one_line
-from .distributed import unwrap
 
 logger = logging.getLogger(__name__)
 

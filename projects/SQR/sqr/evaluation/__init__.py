@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from .analysis import StageAnalysis, analyze
 from .comparison import compare, format_comparison
-from .demo import evaluate_and_report
 from .evaluator import StageEvaluator, StageInference
 from .figures import write_figures
 from .inference import analyze_model
@@ -29,7 +28,6 @@ __all__ = [
     "analyze_model",
     "compare",
     "draw_stage_strip",
-    "evaluate_and_report",
     "format_comparison",
     "format_summary",
     "from_coco_results",

@@ -19,11 +19,12 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from sqr.structures import StageOutputs
-
+from ..files import write_json
+from ..structures import StageOutputs
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
 from .ground_truth import load_coco
-from .storage import write_json, write_meta, write_shard
+from .storage import write_meta, write_shard
+from .table_output import write_csv
 from .tables import DetectionTable, ImageRecord, assemble
 
 logger = logging.getLogger(__name__)
@@ -276,8 +277,6 @@ def flat_metrics(result: StageAnalysis) -> dict[str, float]:
 
 def save_analysis(result: StageAnalysis, directory: str | Path) -> None:
     """Write ``stage_analysis.json`` and ``stage_analysis.csv`` (long form: section, item, metric, value)."""
-    from .table_output import write_csv
-
     directory = Path(directory)
     summary = result.summary()
     write_json(directory / "stage_analysis.json", summary)

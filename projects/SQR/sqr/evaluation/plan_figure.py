@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..recollection import Plan
+from ..recollection import Plan, SampledPlan
 
 _INK, _CHAIN, _GREY = "#1b1b1b", "#2563ae", "#9aa3ad"
 
@@ -50,8 +49,8 @@ def _draw_plan(axis, plan: Plan) -> None:
     positions = [[0.0]]
     tallest = max(plan.groups)
     size = 38.0 * min(1.0, 8 / tallest)
-    for number, step in enumerate(plan.steps, start=1):
-        parents = [(source, height) for source in step.sources for height in positions[source]]
+    for number in range(1, plan.num_steps + 1):
+        parents = [(i, height) for i, begin, end in plan.parts(number) for height in positions[i][begin:end]]
         count = len(parents)
         heights = [(count - 1 - i) * max(1.0, 3.0 / count) for i in range(count)]
         for i, ((source, parent), height) in enumerate(zip(parents, heights, strict=True)):
@@ -81,30 +80,27 @@ def describe(plan: Plan) -> str:
     """A line a step: the stage that runs, the outputs it takes, its groups by path."""
     lines = []
     for number, step in enumerate(plan.steps, start=1):
-        takes = " + ".join("initial queries" if s == 0 else f"output {s}" for s in step.sources)
+        takes = " + ".join(_source(plan, *part) for part in plan.parts(number))
         paths = plan.paths(number)
         shown = ", ".join(paths if len(paths) <= 8 else [*paths[:3], f"... {len(paths) - 4} more ...", paths[-1]])
+        if isinstance(plan, SampledPlan) and len(paths) > 1:
+            expected = plan.expected_sources(number).items()
+            shown += "; on average " + ", ".join(f"{_name(output)} {count:.2f}" for output, count in expected)
         lines.append(
             f"step {number}: stage {step.stage} on {takes}: {len(paths)} group{'s' * (len(paths) > 1)}: {shown}"
         )
-    return "\n".join([*lines, f"{plan.total} supervised sets; inference runs {plan.paths(plan.num_steps)[-1]}"])
+    if isinstance(plan, SampledPlan):
+        lines.insert(0, "one draw of many; every training step draws anew, with the same number of groups")
+    if set(plan.loss_weights) != {1.0}:
+        lines.append(f"weights of the steps' losses: {', '.join(f'{weight:g}' for weight in plan.loss_weights)}")
+    supervised = sum(groups for groups, weight in zip(plan.groups, plan.loss_weights, strict=True) if weight)
+    return "\n".join([*lines, f"{supervised} supervised sets; inference runs {plan.paths(plan.num_steps)[-1]}"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of ``tools/draw_plan.py``."""
-    import yaml
+def _name(output: int) -> str:
+    return "initial queries" if output == 0 else f"output {output}"
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plans", nargs="+", metavar="PLAN", help="as in model.decoder.plan=PLAN")
-    parser.add_argument("--stages", type=int, default=6)
-    parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf)")
-    args = parser.parse_args(argv)
-    try:
-        plans = {text: Plan.from_spec(yaml.safe_load(text.replace(":", ": ")), args.stages) for text in args.plans}
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        parser.error(" ".join(str(error).split()))
-    for title, plan in plans.items():
-        print(f"{title}\n{describe(plan)}\n")
-    if args.output:
-        print(f"drawn in {write_plan_figure(plans, args.output)}")
-    return 0
+
+def _source(plan: Plan, output: int, begin: int, end: int) -> str:
+    whole = (1, *plan.groups)[output]
+    return _name(output) if end - begin == whole else f"group {begin + 1} of {whole} of {_name(output)}"

@@ -10,12 +10,12 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ..files import write_text
 from .analysis import StageAnalysis
 from .tracks import QueryTrack, counterpart, follow, worst_cases
 
@@ -71,12 +71,8 @@ def write_report(
         ("{{DATA}}", data),
     ):
         page = page.replace(mark, text)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    write_text(path, page)
+    return Path(path)
 
 
 def per_image_counts(analyses: Mapping[str, StageAnalysis]) -> dict:

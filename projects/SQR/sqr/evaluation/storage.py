@@ -14,26 +14,17 @@ highest score.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..files import write_atomically, write_json
 from .tables import DetectionTable, ImageRecord, StagePredictions, assemble
 
 FORMAT = "sqr-stage-predictions"
 VERSION = 1
 _SMALL = {"query": np.int16, "label": np.int16}
-
-
-def write_json(path: Path, content) -> None:
-    """Write JSON in one move, so that a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
 
 
 def write_meta(directory: Path, meta: Mapping) -> None:
@@ -62,10 +53,7 @@ def write_shard(path: Path, records: Sequence[ImageRecord]) -> None:
                 if small is not None and len(values) and values.max() <= np.iinfo(small).max:
                     values = values.astype(small)
                 columns[f"{kind}.{s}.{name}"] = values
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, **columns)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **columns))
 
 
 def read_shard(path: Path) -> list[ImageRecord]:

@@ -7,8 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqr.errors import one_line
-
+from ...errors import one_line
 from .. import yolo
 from ..coco_files import is_box, is_complete
 from ..layouts import CocoSplit, YoloSplit

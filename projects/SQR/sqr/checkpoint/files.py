@@ -1,0 +1,156 @@
+"""Checkpoint files of any origin: tensors alone, nothing in a file is executed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
+
+from ..catalog import SCHEME, get_checkpoint_url
+from ..errors import UserError, as_user_error, one_line
+from ..files import write_atomically
+from ..runs import EMA
+
+SAFETENSORS = ".safetensors"
+
+
+@dataclass
+class Weights:
+    """The tensors of a checkpoint, ``module.`` prefixes removed, and how they are named.
+
+    ``loose``: names are parts of the model's (``res2.0.conv1.weight``); ``caffe2``: in Caffe2's spelling.
+    """
+
+    tensors: dict[str, Tensor]
+    loose: bool
+    caffe2: bool
+
+
+def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
+    """Read a checkpoint's weights: ``.pth`` or ``.bin``, ``.safetensors``, or Detectron2's ``.pkl``.
+
+    Args:
+        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
+            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
+        name: what to call the file in errors; the source itself when empty.
+        hint: what else to do where the file does not exist.
+
+    Raises:
+        UserError: no such file, not readable, not fetchable, or no tensors in it.
+    """
+    name = name or source
+    path = source.removesuffix(EMA)
+    data = _read(_fetch(path, name, hint), name)
+    if path != source:
+        if not isinstance(data, dict) or "ema" not in data:
+            raise UserError(f"{name}: the file holds no EMA weights (train.ema.enabled writes them); leave out {EMA}")
+        data = data["ema"]
+    return _unpack(data, name)
+
+
+def _fetch(source: str, name: str, hint: str) -> str:
+    if source.startswith(SCHEME):
+        with as_user_error(ValueError, prefix=f"{name}: "):
+            source = get_checkpoint_url(source.removeprefix(SCHEME))
+    is_url = "://" in source
+    try:
+        path = PathManager.get_local_path(source)
+    except Exception as error:  # whatever the handler of the URL's scheme raises
+        also = f", or {hint}" if hint else ""
+        raise UserError(f"{name} cannot be fetched ({one_line(error)}); give a local path{also}") from error
+    if not os.path.isfile(path):
+        raise UserError(f"{name}: no such file{'' if is_url or not hint else f'; {hint}'}")
+    return path
+
+
+def _read(path: str, name: str) -> Any:
+    if path.endswith(SAFETENSORS):
+        safetensors = _safetensors(name)
+        with as_user_error(OSError, safetensors.SafetensorError, prefix=f"{name} is not a readable checkpoint: "):
+            return safetensors.torch.load_file(path)
+    try:
+        if path.endswith(".pkl"):
+            with open(path, "rb") as file:
+                return _ArrayUnpickler(file, encoding="latin1").load()
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{name} is not a readable checkpoint: {one_line(error)[:300]}") from error
+
+
+def write_weights(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "model") -> None:
+    """Write weights that :func:`read_weights` reads, atomically; ``.safetensors`` by the name.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        nesting: the key of the outer dictionary, which ``.safetensors`` files have not; none if empty.
+
+    Raises:
+        UserError: the file cannot be written, or ``safetensors`` is not installed.
+    """
+    if path.endswith(SAFETENSORS):
+        safetensors = _safetensors(path)
+        separate = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+        content = safetensors.torch.save(separate, metadata={"format": "pt"})
+        write = partial(_write_bytes, content)
+    else:
+        write = partial(torch.save, {nesting: dict(tensors)} if nesting else dict(tensors))
+    with as_user_error(OSError, RuntimeError, prefix=f"cannot write {path}: "):
+        write_atomically(Path(path), write)
+
+
+def _write_bytes(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _safetensors(name: str) -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(f"{name} is a {SAFETENSORS} file: pip install safetensors, or give a .pth file") from error
+    return safetensors
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads Detectron2's ``.pkl`` files, which hold numpy arrays, and refuses to build anything else."""
+
+    _ALLOWED = frozenset(
+        {("collections", "OrderedDict"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+        | {(f"numpy.{core}.multiarray", n) for core in ("core", "_core") for n in ("_reconstruct", "scalar")}
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
+        return super().find_class(module, name)
+
+
+def _unpack(data: Any, name: str) -> Weights:
+    if not isinstance(data, dict):
+        raise UserError(f"{name} holds a {type(data).__name__}, not a dict of tensors")
+    loose = bool(data.get("matching_heuristics")) or "blobs" in data
+    caffe2 = data.get("__author__") == "Caffe2" or "blobs" in data
+    for key in ("model", "state_dict", "model_state_dict", "blobs"):
+        if isinstance(data.get(key), dict):
+            data = data[key]
+            break
+    tensors = {
+        k.removeprefix("module."): torch.from_numpy(v) if isinstance(v, np.ndarray) else v
+        for k, v in data.items()
+        if isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
+    }
+    if not tensors:
+        raise UserError(f"{name} holds no tensors")
+    return Weights(tensors, loose, caffe2)

@@ -1,0 +1,50 @@
+"""Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
+
+    benchmark.py ops
+    benchmark.py loss
+    benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
+    benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
+    benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
+    benchmark.py data --config-file quick/sqr_deformable_detr_shapes
+
+Each stores what it found with ``--json FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..benchmarks import data, infer, loss, memory, ops, train
+from ..errors import UserError, report_error
+from ..files import write_json
+
+# name: its module, and a line for the list of commands
+BENCHMARKS = {
+    "ops": (ops, "the operators against their references and the machine's limits"),
+    "loss": (loss, "matching and set loss against a textbook implementation, one set at a time"),
+    "train": (train, "a training step by plan, and SQR against other ways of running it"),
+    "memory": (memory, "predicted peak memory by plan, and what fits"),
+    "infer": (infer, "inference against Hugging Face transformers with the same weights"),
+    "data": (data, "the training loader against the training step"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    for name, (module, text) in BENCHMARKS.items():
+        command = commands.add_parser(name, help=text, description=module.__doc__)
+        command.add_argument("--json", type=Path, help="store the results here")
+        module.add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        report = BENCHMARKS[args.benchmark][0].run(args)
+        if args.json:
+            write_json(args.json, report)
+            print(f"stored in {args.json}")
+    except UserError as error:
+        return report_error(error)
+    return 0

@@ -1,0 +1,177 @@
+"""Initial weights of every origin, and one clear line for each that does not fit."""
+
+import argparse
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from torch import nn
+
+from engine_toys import ToyDetector
+from sqr.checkpoint.loading import load_model_weights
+from sqr.errors import UserError
+
+
+class WithResNet(nn.Module):
+    """A ResNet-18 below ``backbone`` and a head."""
+
+    def __init__(self):
+        super().__init__()
+        stages = ResNet.make_default_stages(18, norm="FrozenBN")
+        self.backbone = ResNet(BasicStem(norm="FrozenBN"), stages, out_features=["res5"])
+        self.head = nn.Linear(512, 3)
+
+
+def test_own_checkpoint_and_ddp_prefix(tmp_path):
+    source = ToyDetector()
+    for name, state in (
+        ("a.pth", {"model": source.state_dict(), "trainer": {"iteration": 3}}),
+        ("b.pth", source.state_dict()),
+        ("c.pth", {"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}),
+        ("d.pth", {"model": source.state_dict(), "args": argparse.Namespace(lr=1)}),
+    ):
+        torch.save(state, tmp_path / name)
+        target = ToyDetector()
+        report = load_model_weights(target, str(tmp_path / name), complete=True)
+        assert len(report.loaded) == len(source.state_dict()) and not report.missing and not report.unexpected
+        assert torch.equal(target.box_head.weight, source.box_head.weight)
+
+
+def test_torchvision_resnet_goes_into_the_backbone(tmp_path):
+    torch.manual_seed(0)
+    source = torchvision.models.resnet18().eval()
+    for name, buffer in source.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    model = WithResNet().eval()
+    report = load_model_weights(model, str(tmp_path / "resnet18.pth"))
+    assert sorted(report.missing) == ["head.bias", "head.weight"] and not report.unexpected
+    image = torch.rand(1, 3, 64, 64)
+    x = source.maxpool(source.relu(source.bn1(source.conv1(image))))
+    for layer in (source.layer1, source.layer2, source.layer3, source.layer4):
+        x = layer(x)
+    torch.testing.assert_close(model.backbone(image)["res5"], x, rtol=1e-4, atol=1e-4)
+
+
+def test_detectron2_pkl_with_name_matching(tmp_path):
+    source = WithResNet()
+    arrays = {k: v.numpy() for k, v in source.backbone.state_dict().items()}
+    arrays["stem.fc.weight"] = np.zeros((10, 512), np.float32)
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-18.pkl").write_bytes(pickle.dumps(content))
+    model = WithResNet()
+    report = load_model_weights(model, str(tmp_path / "R-18.pkl"))
+    assert report.unexpected == ["stem.fc.weight"] and sorted(report.missing) == ["head.bias", "head.weight"]
+    for a, b in zip(model.backbone.parameters(), source.backbone.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_empty_means_random_weights():
+    assert load_model_weights(ToyDetector(), "").loaded == []
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def write(folder, kind):
+    path, state = folder / "w.pth", ToyDetector().state_dict()
+    if kind == "shape":
+        state["box_head.weight"] = torch.zeros(5, 6)
+    elif kind == "partial":
+        del state["box_head.weight"]
+    elif kind == "other":
+        state = {"box_head.bias": torch.zeros(4), "x.y.z": torch.zeros(1), "x.y.w": torch.zeros(1)}
+    elif kind == "unknown":
+        state = {"some.thing": torch.zeros(1)}
+    elif kind == "list":
+        state = [1, 2]
+    elif kind == "empty":
+        state = {"model": {}}
+    elif kind == "evil":
+        state = {"model": Evil()}
+    elif kind == "evil_pkl":
+        path = folder / "w.pkl"
+        path.write_bytes(pickle.dumps({"model": Evil()}))
+        return str(path)
+    elif kind == "garbage":
+        path.write_bytes(b"not a checkpoint")
+        return str(path)
+    elif kind == "missing":
+        return str(path)
+    elif kind == "url":
+        return "http://127.0.0.1:9/weights.pth"
+    torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "complete", "message"),
+    [
+        ("missing", False, r"no such file; set train\.init_checkpoint= \(empty\)"),
+        (
+            "url",
+            False,
+            r"cannot be fetched \(.*\); give a local path, or set train\.init_checkpoint= \(empty\)",
+        ),
+        ("garbage", False, "is not a readable checkpoint"),
+        ("evil", False, "is not a readable checkpoint"),
+        ("evil_pkl", False, r"is not a readable checkpoint: it holds a builtins\.print"),
+        ("list", False, "holds a list, not a dict"),
+        ("empty", False, "holds no tensors"),
+        (
+            "shape",
+            False,
+            r"1 tensors of another shape: box_head\.weight is \(5, 6\) in the file and \(4, 6\) in",
+        ),
+        (
+            "other",
+            False,
+            r"for another model: 1 of its 3 tensors have a place in this one, x\.y \(2\) have none",
+        ),
+        ("partial", True, r"is not a whole model: 1 tensors are missing: box_head\.weight \(1\)"),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error(tmp_path, capfd, kind, complete, message):
+    with pytest.raises(UserError, match=message):
+        load_model_weights(ToyDetector(), write(tmp_path, kind), complete=complete)
+    assert "executed" not in capfd.readouterr().out
+
+
+def test_part_of_a_model_is_fine_for_training(tmp_path):
+    report = load_model_weights(ToyDetector(), write(tmp_path, "partial"))
+    assert report.missing == ["box_head.weight"]
+
+
+def test_only_the_named_modules_are_taken(tmp_path):
+    source = ToyDetector()
+    torch.save({"model": source.state_dict()}, tmp_path / "a.pth")
+    target = ToyDetector()
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    report = load_model_weights(target, str(tmp_path / "a.pth"), modules=["box_head"])
+    assert sorted(report.loaded) == ["box_head.bias", "box_head.weight"]
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key] if key in report.loaded else before[key])
+    with pytest.raises(UserError, match=r"train\.init_modules names 'neck', but .*a\.pth has only: .*box_head"):
+        load_model_weights(target, str(tmp_path / "a.pth"), modules=["neck"])
+
+
+def test_torchvision_weights_without_a_resnet_to_load_into(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r.pth")
+    with pytest.raises(UserError, match="is a torchvision ResNet, but the model has 0 ResNets"):
+        load_model_weights(ToyDetector(), str(tmp_path / "r.pth"))
+
+
+def test_a_batchnorm_model_loads_its_own_checkpoint_whole(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model(torch.rand(2, 3, 4, 4))
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    other = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    report = load_model_weights(other, str(tmp_path / "model.pth"), complete=True)
+    assert not report.missing and not report.unexpected
+    assert other[1].num_batches_tracked == 1
