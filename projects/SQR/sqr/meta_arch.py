@@ -13,7 +13,7 @@ from .boxes import cxcywh_to_xyxy
 from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
 from .postprocessing import Postprocessor
-from .structures import StageOutputs, StagePrediction
+from .structures import BatchTotals, Decoded, ImagePredictions, StagePrediction
 from .targets import Targets
 
 
@@ -24,13 +24,14 @@ class QueryBasedDetector(nn.Module):
     Args:
         backbone: ``(B, 3, height, width)`` -> features by name.
         encoder: ``(features, padding_mask)`` -> memory.
-        query_generator: ``memory`` -> :class:`~sqr.structures.InitialQueries`.
+        query_generator: ``(memory, targets)`` -> :class:`~sqr.structures.InitialQueries`; ``targets`` are the batch's
+            objects in training and None in evaluation.
         decoder: runs the stages by a recollection plan in training, in sequence in evaluation.
         criterion: the set loss.
         postprocessor: ``(scores (Q, K), boxes (Q, 4) absolute xyxy, image_size)`` -> ``Instances``.
         num_classes: ``K``, to check the data with.
         pixel_mean, pixel_std: of each channel, in ``input_format`` and the range 0 to 255.
-        input_format: channel order that the model expects of the data, for whoever feeds it.
+        input_format: channel order that the model expects.
         size_divisibility: pad the batch to a multiple of this; 0 pads to the largest image only (as published).
     """
 
@@ -66,14 +67,16 @@ class QueryBasedDetector(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(
+        self, batched_inputs: Sequence[dict], batch_totals: BatchTotals | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Detectron2's contract.
 
         Args:
             batched_inputs: dicts with ``image`` ``(3, h, w)`` uint8 or float in 0 to 255; ``instances`` in training;
                 in evaluation ``height`` and ``width`` of the image that boxes shall refer to (the input's if absent).
-                Where a training batch is fed in parts, ``whole_batch`` in the first dict is the number of objects and
-                of images in all parts, which losses are then normalised by.
+            batch_totals: where a training batch is fed in parts, the objects and images of all parts, which losses
+                are then normalised by.
 
         Returns:
             In training the weighted losses (:class:`~sqr.criterion.SetCriterion`); in evaluation one
@@ -81,17 +84,18 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             # on the host, before the device has anything to do: bad data is found first
-            targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
-            predictions, proposals, auxiliary = self.decode(self.encode(batched_inputs))
-            return self.criterion(predictions, self.decoder.active_plan, targets, proposals, auxiliary)
-        predictions, *_ = self.decode(self.encode(batched_inputs))
+            targets = Targets.from_batched_inputs(
+                batched_inputs, num_classes=self.num_classes, device=self.device, totals=batch_totals
+            )
+            return self.losses(self.decode(self.encode(batched_inputs), targets), targets)
+        predictions = self.decode(self.encode(batched_inputs)).predictions
         return [
             {"instances": self.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
             for o in self._stage_outputs(predictions[-1:], batched_inputs)
         ]
 
     @torch.no_grad()
-    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[StageOutputs]:
+    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[ImagePredictions]:
         """What every stage predicts, an image at a time: the contract of analysis and visualisation.
 
         Ordinary inference is ``postprocessor(o.scores[-1], o.boxes[-1], o.image_size)`` of each.
@@ -101,8 +105,7 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             raise RuntimeError("forward_stages runs the inference plan: call model.eval() first")
-        predictions, *_ = self.decode(self.encode(batched_inputs))
-        return self._stage_outputs(predictions, batched_inputs)
+        return self._stage_outputs(self.decode(self.encode(batched_inputs)).predictions, batched_inputs)
 
     def preprocess(self, batched_inputs: Sequence[dict]) -> tuple[Tensor, Tensor]:
         """Normalise, then pad with zeros.
@@ -116,20 +119,43 @@ class QueryBasedDetector(nn.Module):
         sizes = torch.tensor([tuple(size) for size in padded.image_sizes]).to(self.device, non_blocking=True)
         return padded.tensor, padding_mask(sizes, *padded.tensor.shape[-2:])
 
-    def decode(
-        self, memory: object
-    ) -> tuple[list[StagePrediction], StagePrediction | None, list[StagePrediction] | None]:
+    def decode(self, memory: object, targets: Targets | None = None) -> Decoded:
         """What comes after the encoder, by the active plan.
 
-        Returns:
-            One prediction a step; the proposals of a two-stage encoder, or None; the predictions of an auxiliary query
-            set (which generators make in training only), or None.
+        Args:
+            memory: from :meth:`encode`.
+            targets: the batch's objects, in training, for query generators that make queries of them.
         """
-        initial = self.query_generator(memory)
-        if initial.auxiliary is None:
-            return self.decoder(initial.state, memory), initial.proposals, None
-        predictions, auxiliary = self.decoder.forward_sets((initial.state, initial.auxiliary), memory)
-        return predictions, initial.proposals, auxiliary
+        initial = self.query_generator(memory, targets)
+        states, blocks = [initial.state], 0
+        if initial.auxiliary is not None:
+            states.append(initial.auxiliary)
+        if (denoising := initial.denoising) is not None and denoising.sees_queries:
+            blocks = denoising.state.num_groups // initial.state.num_groups
+            states[0] = initial.state.beside(denoising.state)
+        elif denoising is not None:
+            states.append(denoising.state)
+        predictions, *others = self.decoder.forward_sets(states, memory)
+        auxiliary = None if initial.auxiliary is None else others[0]
+        denoised = others[-1] if denoising is not None and not blocks else None
+        if blocks:
+            pairs = [p.split(initial.state.content.shape[2], blocks) for p in predictions]
+            predictions, denoised = ([pair[i] for pair in pairs] for i in (0, 1))
+        return Decoded(predictions, initial.proposals, auxiliary, denoised, initial)
+
+    def losses(self, decoded: Decoded, targets: Targets) -> dict[str, Tensor]:
+        """The weighted losses of what :meth:`decode` made in training."""
+        predictions, proposals, auxiliary, denoising, initial = decoded
+        return self.criterion(
+            predictions,
+            self.decoder.active_plan,
+            targets,
+            proposals,
+            auxiliary,
+            denoising,
+            assignment=initial.denoising and initial.denoising.assignment,
+            classed_proposals=initial.classed_proposals,
+        )
 
     def encode(self, batched_inputs: Sequence[dict]) -> object:
         """The encoder's memory of a batch."""
@@ -138,7 +164,7 @@ class QueryBasedDetector(nn.Module):
 
     def _stage_outputs(
         self, predictions: Sequence[StagePrediction], batched_inputs: Sequence[dict]
-    ) -> list[StageOutputs]:
+    ) -> list[ImagePredictions]:
         """The first (at inference: only) group of each step, boxes scaled to the original images."""
         probabilities = self.criterion.classification.probabilities
         scores = torch.stack([probabilities(p.logits[:, 0]) for p in predictions], dim=1)  # (B, S, Q, K)
@@ -148,7 +174,7 @@ class QueryBasedDetector(nn.Module):
             height = int(inputs.get("height", inputs["image"].shape[-2]))
             width = int(inputs.get("width", inputs["image"].shape[-1]))
             scale = image_boxes.new_tensor([width, height, width, height])
-            outputs.append(StageOutputs(image_scores, image_boxes * scale, (height, width)))
+            outputs.append(ImagePredictions(image_scores, image_boxes * scale, (height, width)))
         return outputs
 
 

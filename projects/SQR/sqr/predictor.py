@@ -22,7 +22,7 @@ from .data.coco_files import read_coco_summary
 from .engine import load_model
 from .errors import as_user_error
 from .runs import run_files
-from .structures import StageOutputs
+from .structures import ImagePredictions
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 COLORS = ("BGR", "RGB")
@@ -187,7 +187,7 @@ class Predictor:
 
     def stages(
         self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
-    ) -> StageOutputs | list[StageOutputs]:
+    ) -> ImagePredictions | list[ImagePredictions]:
         """What every stage predicts: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the image as given.
 
         Arguments and errors as :meth:`__call__`; a list for a batch.

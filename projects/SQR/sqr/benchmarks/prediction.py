@@ -159,8 +159,8 @@ class Rehearsal:
         with self._autocast(dtype):
             mask = torch.zeros(images, height, width, dtype=torch.bool, device=device)
             memory = model.encoder(model.backbone(torch.empty(images, 3, height, width, device=device)), mask)
-            predictions, proposals, auxiliary = model.decode(memory)
-        losses = model.criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
+            decoded = model.decode(memory, targets)
+        losses = model.losses(decoded, targets)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         del losses
         with self._rules_in_stages(dtype):

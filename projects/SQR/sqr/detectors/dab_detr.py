@@ -24,7 +24,8 @@ from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
-from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 INVERSE_SIGMOID_EPS = 1e-3
 """Of both forms, in the official code and in detrex; Deformable DETR has 1e-5."""
@@ -56,7 +57,7 @@ class AnchorQueries(nn.Module):
         self.anchors = make_table(dim=4)  # before the sigmoid
         self.content = make_table(dim=dim) if learned_content else None
 
-    def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory | MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         anchors = self.anchors().sigmoid()
         content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
         shape = (memory.tokens.shape[0], -1, -1, -1)
@@ -105,7 +106,7 @@ class DabDetrStage(ConditionalDecoderLayer):
         self.ref_point_head = ref_point_head
         self.ref_anchor_head = ref_anchor_head
 
-    def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         content = state.content
         half = content.shape[-1] // 2
         box = state.reference if self.first else state.reference.detach()
@@ -115,7 +116,7 @@ class DabDetrStage(ConditionalDecoderLayer):
             sine = sine * self.query_scale(content)
         ratio = self.ref_anchor_head(content).sigmoid() / box[..., 2:]  # of width, of height
         sine = torch.cat((sine[..., :half] * ratio[..., 1:], sine[..., half:] * ratio[..., :1]), dim=-1)
-        x = self.attend(content, self.ref_point_head(embedding), sine, memory)
+        x = self.attend(memory, content, self.ref_point_head(embedding), sine)
         handed_on = refine_boxes(in_float32(self.bbox_embed, x), box, INVERSE_SIGMOID_EPS)
         output = self.norm(x)
         boxes = refine_boxes(in_float32(self.bbox_embed, output), state.reference, INVERSE_SIGMOID_EPS)
@@ -200,12 +201,12 @@ class DabDeformableStage(DeformableDecoderLayer):
         self.query_scale = query_scale
         self.ref_point_head = ref_point_head
 
-    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
-        padded = state.reference * memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
+        padded = state.reference * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
         position = self.ref_point_head(box_encoding(padded, dim=state.content.shape[-1] // 2))
         if self.query_scale is not None:
             position = position * self.query_scale(state.content)
-        x = self.attend(state.content, position, state.reference, memory)
+        x = self.attend(memory, state.content, position, state.reference)
         boxes = refine_boxes(in_float32(self.bbox_embed, x), state.reference, INVERSE_SIGMOID_EPS)
         return QueryState(x, boxes.detach(), state.extras), StagePrediction(self.class_embed(x), boxes)
 

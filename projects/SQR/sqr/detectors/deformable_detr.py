@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.proposals import check_enough_tokens, propose
-from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 
 class LearnedQueries(nn.Module):
@@ -45,7 +46,7 @@ class LearnedQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         position, content = self.query_embed().chunk(2, dim=-1)
         points = in_float32(self.reference_points, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
@@ -92,7 +93,7 @@ class ProposalQueries(nn.Module):
         for linear in (self.enc_output, self.pos_trans):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
         check_enough_tokens(memory, num_queries)
         tokens, logits, raw_boxes = propose(
@@ -150,11 +151,11 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
-    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         anchor = state.reference
         if self.look_forward_twice:  # boxes arrive attached to the stage before; points are the generator's own
             anchor = torch.where(is_point(anchor), anchor, anchor.detach())
-        x = self.attend(state.content, state.extras["position"], anchor, memory)
+        x = self.attend(memory, state.content, state.extras["position"], anchor)
         delta = in_float32(self.bbox_embed, x)
         boxes = refine_boxes(delta, state.reference)
         if not self.refine:

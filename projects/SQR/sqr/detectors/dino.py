@@ -17,7 +17,7 @@ from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavi
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.denoising import ContrastiveDenoising
 from ..layers.proposals import check_enough_tokens, propose
-from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 from ..targets import Targets
 
 INVERSE_SIGMOID_EPS = 1e-3
@@ -108,11 +108,11 @@ class DinoStage(DeformableDecoderLayer):
         self.norm, self.ref_point_head = norm, ref_point_head
         self.class_embed, self.bbox_embed = class_embed, bbox_embed
 
-    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         box = state.reference.detach()
-        padded = box * memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+        padded = box * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
         position = self.ref_point_head(box_encoding(padded, dim=state.content.shape[-1] // 2))
-        x = self.attend(state.content, position, box, memory, state.extras.get("block"))
+        x = self.attend(memory, state.content, position, box, state.extras.get("block"))
         handed_on = refine_boxes(in_float32(self.bbox_embed, x), box, INVERSE_SIGMOID_EPS)
         output = self.norm(x)
         boxes = refine_boxes(in_float32(self.bbox_embed, output), state.reference, INVERSE_SIGMOID_EPS)
