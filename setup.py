@@ -30,6 +30,7 @@ OLDEST_TORCH = (2, 10)  # the first with all of the stable ABI the operators use
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 VIDEO = ["opencv-python-headless"]  # drawing and video in tools/demo.py
+DETECTRON2_URL = "https://github.com/facebookresearch/detectron2"
 TRANSFORMERS = ["transformers>=5"]  # to compare with, and its checkpoints in tests
 
 
@@ -180,15 +181,28 @@ operators = operators_build()
 setup(
     name="detectron2-sqr",
     version=version(),
-    description="Selective Query Recollection for DETR-family detectors, on Detectron2",
+    description="Train DETR-family object detectors better: Selective Query Recollection, on Detectron2",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="object detection, DETR, Deformable DETR, DINO, AdaMixer, Detectron2, query recollection",
+    project_urls={"Paper": "https://arxiv.org/abs/2212.07593", "Detectron2": DETECTRON2_URL},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    entry_points={"console_scripts": ["sqr = sqr.cli.main:main"]},
     python_requires=">=3.10",
     package_dir={"": "projects/SQR"},
     packages=find_packages("projects/SQR", include=["sqr", "sqr.*"]),
     package_data={"sqr.evaluation": ["assets/*"], "sqr.model_zoo": ["zoo.json", "checkpoints/*.pth"]},
-    # Detectron2 itself is not on PyPI: see README, "Installation". numpy is left to it and to PyTorch.
+    # Detectron2 itself is not on PyPI under its name, so a requirement on it could not be resolved: see README,
+    # "Installation". A command without it says what to install. numpy is left to it and to PyTorch.
     install_requires=[
         "torch>=2.4",
         "torchvision",
@@ -207,6 +221,9 @@ setup(
         "bench": ["torch-ms-deform-attn", *TRANSFORMERS],
         "export": EXPORT,
         "video": VIDEO,
+        "timm": ["timm>=1"],
+        "transformers": TRANSFORMERS,
+        "wandb": ["wandb"],
     },
     ext_modules=operators.get("ext_modules", []),
     cmdclass={"build_py": BuildPyWithConfigs, **operators.get("cmdclass", {})},

@@ -123,3 +123,92 @@ def yolo_row(label: int, box, size: tuple[int, int]) -> str:
     (x, y, w, h), (width, height) = box, size
     numbers = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
     return " ".join([str(label), *(f"{v:.8f}" for v in numbers)])
+
+
+def write_bare_coco(root: Path) -> Path:
+    """``images/`` and ``labels_<split>.json`` beside it."""
+    for split, images in CONTENT.items():
+        for name, size, _ in images:
+            save_image(root / "images" / name, size)
+        (root / f"labels_{split}.json").write_text(json.dumps(coco_content(images)))
+    return root
+
+
+def write_voc(root: Path, *, lists: bool = True) -> Path:
+    """``Annotations/``, ``JPEGImages/`` and ``ImageSets/Main/``, or a folder a split with images and XML files."""
+    for split, images in CONTENT.items():
+        for name, (width, height), objects in images:
+            stem = Path(name).stem
+            image = root / ("JPEGImages" if lists else FOLDERS[split]) / name
+            save_image(image, (width, height))
+            size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+            items = "".join(
+                f"<object><name>{CLASSES[label]}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin>"
+                f"<ymin>{y}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for label, (x, y, w, h) in objects
+            )
+            text = f"<annotation><filename>{name}</filename>{size}{items}</annotation>"
+            target = root / "Annotations" / f"{stem}.xml" if lists else image.with_suffix(".xml")
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(text)
+        if lists:
+            (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+            names = "".join(f"{Path(name).stem}\n" for name, _, _ in images)
+            (root / "ImageSets/Main" / f"{split}.txt").write_text(names)
+    return root
+
+
+def write_labelme(root: Path) -> Path:
+    """A JSON file beside every image: rectangles of two corners, and polygons for class 1."""
+    for split, images in CONTENT.items():
+        for name, (width, height), objects in images:
+            save_image(root / split / name, (width, height))
+            shapes = []
+            for label, (x, y, w, h) in objects:
+                points = [[x + w, y + h], [x, y]] if label != 1 else [[x, y], [x + w, y], [x + w / 2, y + h]]
+                shapes.append({"label": CLASSES[label], "points": points, "group_id": None, "flags": {},
+                               "shape_type": "polygon" if label == 1 else "rectangle"})  # fmt: skip
+            content = {"version": "5.2.1", "shapes": shapes, "imagePath": name, "imageData": None,
+                       "imageHeight": height, "imageWidth": width}  # fmt: skip
+            (root / split / name).with_suffix(".json").write_text(json.dumps(content))
+    return root
+
+
+def write_cvat(root: Path) -> Path:
+    """``annotations.xml`` with subsets and ``images/<subset>/``; class 1 as polygons."""
+    elements = []
+    for split, images in CONTENT.items():
+        for number, (name, (width, height), objects) in enumerate(images):
+            save_image(root / "images" / split / name, (width, height))
+            shapes = ""
+            for label, (x, y, w, h) in objects:
+                label_of = f'label="{CLASSES[label]}" source="manual" occluded="0"'
+                if label == 1:
+                    shapes += f'<polygon {label_of} points="{x},{y};{x + w},{y};{x},{y + h}.00"></polygon>'
+                else:
+                    shapes += f'<box {label_of} xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}" z_order="0"></box>'
+            opened = f'<image id="{number}" name="{name}" subset="{split}" width="{width}" height="{height}">'
+            elements.append(f"{opened}{shapes}</image>")
+    text = f"<?xml version='1.0' encoding='utf-8'?><annotations><version>1.1</version>{''.join(elements)}</annotations>"
+    (root / "annotations.xml").write_text(text)
+    return root
+
+
+def write_csv(root: Path, *, header: bool = True, folders: bool = False) -> Path:
+    """``<split>.csv`` and ``images/``, or ``<split>/_annotations.csv`` beside the images."""
+    root.mkdir()
+    for split, images in CONTENT.items():
+        folder = FOLDERS[split] if folders else "images"
+        rows = ["filename,width,height,class,xmin,ymin,xmax,ymax"] if header else []
+        for name, (width, height), objects in images:
+            save_image(root / folder / name, (width, height))
+            for label, (x, y, w, h) in objects:
+                box = f"{x},{y},{x + w},{y + h}"
+                rows.append(
+                    f"{name},{width},{height},{CLASSES[label]},{box}" if header
+                    else f"{folder}/{name},{box},{CLASSES[label]}"
+                )  # fmt: skip
+            if not objects:
+                rows.append(f"{name},{width},{height},,,,," if header else f"{folder}/{name},,,,,")
+        (root / (f"{folder}/_annotations.csv" if folders else f"{split}.csv")).write_text("\n".join(rows) + "\n")
+    return root

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.engine import default_argument_parser
+from detectron2.engine import HookBase, default_argument_parser
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
@@ -142,6 +142,19 @@ class ScriptedEvaluator(ToyEvaluator):
     def evaluate(self):
         done = get_event_storage().iter + 1 if has_event_storage() else len(self.values) * self.period
         return {"bbox": {"AP": float(self.values[min(done // self.period, len(self.values)) - 1]), "AP50": 1.0}}
+
+
+class CountingHook(HookBase):
+    """Writes how many iterations it saw to a file when the training ends."""
+
+    def __init__(self, path: str):
+        self.path, self.count = path, 0
+
+    def after_step(self):
+        self.count += 1
+
+    def after_train(self):
+        Path(self.path).write_text(str(self.count))
 
 
 TOY_CONFIG = str(Path(__file__).parent / "engine" / "toy_config.py")

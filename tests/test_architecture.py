@@ -15,8 +15,8 @@ FLOORS = (
     "layers targets decoder matcher data config",
     "detectors criterion meta_arch checkpoint adapters",
     "engine evaluation",
-    "model_zoo predictor export visualization benchmarks studies",
-    "cli",
+    "model_zoo api predictor export visualization benchmarks studies",
+    "cli __main__",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms.split()}
 

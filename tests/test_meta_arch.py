@@ -22,7 +22,7 @@ def test_is_registered(model):
 class GivenLevels(torch.nn.Module):
     """Stands for the neck: convolutions and GroupNorm see padding in every published model, what follows must not."""
 
-    def forward(self, features):
+    def forward(self, features, padding_mask=None):
         return features
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 
 import pytest
@@ -32,6 +33,41 @@ def test_wheel_holds_every_config(wheel):
     assert {f"sqr/model_zoo/configs/{c}" for c in configs} <= names
     assert "sqr/model_zoo/checkpoints/sqr_deformable_detr_shapes.pth" in names
     assert not [n for n in names if n.startswith(("tests/", "configs/", "projects/"))]
+
+
+def test_installed_wheel_has_the_command_and_needs_no_checkout(wheel, tmp_path):
+    """An environment of its own whose only links to this one are the third-party packages."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")  # editable installs are not followed
+    python, sqr = venv / "bin" / "python", venv / "bin" / "sqr"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def run(*command):
+        done = subprocess.run([str(c) for c in command], cwd=elsewhere, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "train a detector" in run(sqr, "--help")
+    assert "quick/sqr_deformable_detr_shapes*" in run(sqr, "configs", "ls", "quick/*")
+    run(sqr, "configs", "cp", "quick/sqr_deformable_detr_shapes", "mine.py")
+    loaded = "from sqr.config import load_config; print(load_config('mine.py').model.decoder.plan)"
+    assert run(python, "-c", loaded).strip() == "selective"
+    assert "32 supervised sets" in run(sqr, "plan", "selective")
+
+
+def test_metadata_names_what_a_reader_looks_for(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    for extra in ("timm", "export", "video", "wandb", "bench", "transformers"):
+        assert f"Provides-Extra: {extra}" in text
+    assert "Project-URL: Detectron2" in text and "Classifier: Programming Language :: Python :: 3.13" in text
 
 
 def test_installed_wheel_finds_its_configs_and_runs_the_reference(wheel, tmp_path):

@@ -1,4 +1,6 @@
-"""What fine-tuning on your own data changes in a recipe: the data by ``data.root``, small batches, a short schedule.
+"""What fine-tuning on your own data changes in a recipe.
+
+The data by ``data.root``, small batches, a short schedule, and predictions that do not depend on an image's batch.
 
 Half the recipe's rate at batches of 4, /10 at 80 % of 3,000 iterations: a starting point for some hundreds of images,
 not a tuned one.
@@ -9,8 +11,10 @@ from .schedules import step_80_percent as lr_multiplier
 lr_multiplier.warmup_iters = 100
 
 
-def finetune(*, data, dataloader, optimizer, train, output_dir):
+def finetune(*, model, data, dataloader, optimizer, train, output_dir):
     """Turn a recipe's parts into those of fine-tuning, in place."""
+    model.ignore_padding = True
+    model.size_divisibility = model.size_divisibility or 64  # the coarsest stride of four levels
     data.train.name = None
     data.val.name = None
     data.num_classes = None

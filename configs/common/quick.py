@@ -22,6 +22,8 @@ def narrow_dense(model, num_queries: int = 30):
     model.encoder.layers.ffn_dim = 192
     model.encoder.layers.dropout = 0.0
     model.query_generator.num_queries = num_queries
+    model.size_divisibility = 8
+    model.ignore_padding = True
 
 
 def narrow_deformable(model):
@@ -30,6 +32,8 @@ def narrow_deformable(model):
     model.encoder.dim = 96
     model.encoder.num_levels = 3
     model.encoder.neck.in_channels = {"res2": 64, "res3": 96, "res4": 128}
+    model.size_divisibility = 32
+    model.ignore_padding = True
     model.encoder.layers.num_layers = 1
     model.encoder.layers.num_heads = 4
     model.encoder.layers.ffn_dim = 192

@@ -26,6 +26,7 @@ train = {
     "best_checkpoint": {"metric": "bbox/AP", "mode": "max"},
     # End after this many evaluations without a better one; patience=null never does.
     "early_stopping": {"patience": None, "metric": "bbox/AP", "mode": "max", "min_delta": 0.0},
+    "hooks": [],  # of one's own: L(MyHook)(...) of detectron2.engine.HookBase, after this package's
     "log_period": 20,
     "wandb": {"enabled": False, "project": "detectron2-sqr", "name": None},
     "cudnn_benchmark": False,

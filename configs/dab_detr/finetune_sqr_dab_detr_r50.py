@@ -12,5 +12,10 @@ from ..common.finetune import finetune, lr_multiplier
 from .sqr_dab_detr_r50_50ep import data, dataloader, model, optimizer, train
 
 finetune(
-    data=data, dataloader=dataloader, optimizer=optimizer, train=train, output_dir="output/finetune_sqr_dab_detr_r50"
+    model=model,
+    data=data,
+    dataloader=dataloader,
+    optimizer=optimizer,
+    train=train,
+    output_dir="output/finetune_sqr_dab_detr_r50",
 )

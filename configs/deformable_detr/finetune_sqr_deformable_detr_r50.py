@@ -12,6 +12,7 @@ from ..common.finetune import finetune, lr_multiplier
 from .sqr_deformable_detr_r50_50ep import data, dataloader, model, optimizer, train
 
 finetune(
+    model=model,
     data=data,
     dataloader=dataloader,
     optimizer=optimizer,

@@ -17,3 +17,4 @@ model.decoder.stages.ffn_dim = 128
 model.decoder.stages.in_points = 16
 model.decoder.stages.out_points = 16
 model.size_divisibility = 32
+model.ignore_padding = True

@@ -29,6 +29,7 @@ model = L(QueryBasedDetector)(
             out_channels="${...decoder.stages.dim}",
         ),
         strides=[4, 8, 16, 32],
+        ignore_padding="${..ignore_padding}",
     ),
     query_generator=L(FullImageQueries)(num_queries=100, dim="${..decoder.stages.dim}"),
     decoder=L(RecollectingDecoder)(
@@ -69,4 +70,5 @@ model = L(QueryBasedDetector)(
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
     size_divisibility=32,  # as published; the levels' strides divide it
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

@@ -42,6 +42,7 @@ model = L(QueryBasedDetector)(
         position_embedding=L(SinePositionEmbedding)(dim="${..dim}", temperature=10000.0, offset=-0.5),
         num_levels=4,
         dim=256,
+        ignore_padding="${..ignore_padding}",
     ),
     query_generator=L(LearnedQueries)(num_queries=300, dim="${..encoder.dim}"),
     decoder=L(RecollectingDecoder)(
@@ -77,4 +78,6 @@ model = L(QueryBasedDetector)(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
+    size_divisibility=0,
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

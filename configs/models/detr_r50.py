@@ -60,4 +60,6 @@ model = L(QueryBasedDetector)(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
+    size_divisibility=0,
+    ignore_padding=False,  # as published; docs/configs.md#padding
 )

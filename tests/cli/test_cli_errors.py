@@ -65,7 +65,7 @@ def test_eval_only_without_the_checkpoint(folder, capsys):
         (lambda content: content["annotations"].clear(), "has no box to train on (5 images"),
         (lambda content: content["images"].clear() or content["annotations"].clear(), "lists no images"),
         (lambda content: content["categories"].clear(), "has an empty 'categories' list"),
-        (lambda content: content["images"].pop(0), "belongs to image_id 1, which 'images' does not list"),
+        (lambda content: content["images"].pop(0), ": image_id 1, which 'images' does not list"),
     ],
     ids=["no_boxes", "no_images", "no_categories", "unknown_image"],
 )
@@ -78,7 +78,7 @@ def test_empty_or_wrong_annotation_file(folder, capsys, change, message):
 def test_annotation_file_of_no_bytes(folder, capsys):
     (folder / "train.json").write_text("")
     assert run(folder) == 1
-    assert "train.json' is not valid JSON" in error_line(capsys)
+    assert "it is not valid JSON" in error_line(capsys)
 
 
 def test_images_without_boxes_just_work(tmp_path):

@@ -112,3 +112,13 @@ def test_config_without_a_section_or_with_broken_syntax(tmp_path):
     (tmp_path / "c.json").write_text("{}")
     with pytest.raises(UsageError, match=r"a config is a \.py or \.yaml file"):
         load_config(str(tmp_path / "c.json"))
+
+
+def test_a_class_of_the_config_file_is_refused_before_anything_runs(tmp_path):
+    file = tmp_path / "own.py"
+    source = "from detectron2.config import LazyCall as L\nfrom torch import nn\n"
+    source += f"from sqr.config import load_config\ncfg = load_config({TOY_CONFIG!r})\n"
+    source += "class Own(nn.Module):\n    pass\ncfg.model = L(Own)()\n"
+    file.write_text(source)
+    with pytest.raises(UsageError, match=r"model: Own is defined in the config file.*put it into a module"):
+        load_config(str(file))

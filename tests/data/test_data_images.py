@@ -125,7 +125,7 @@ def test_broken_images_are_one_line_that_names_the_file(tmp_path):
 
 def test_another_size_names_both(colour, tmp_path):
     colour.save(tmp_path / "a.png")
-    with pytest.raises(UnreadableImageError, match=r"a.png is 40x24, its annotations are for 41x24: mend them"):
+    with pytest.raises(UnreadableImageError, match=r"a.png is 40x24, its annotations are for 41x24: fix them"):
         read_image(str(tmp_path / "a.png"), annotated_size=(41, 24))
 
 

@@ -13,12 +13,20 @@ from omegaconf import OmegaConf
 import dataset_builders as build
 from sqr.data import check_queries, detection_dataset_name, find_dataset, get_detection_dataset, resolve_num_classes
 from sqr.data.layouts import canonical_split
-from sqr.data.yolo import LabelProblem, LabelRow, absolute_box, label_file, read_labels
+from sqr.data.yolo_labels import LabelProblem, LabelRow, absolute_box, label_file, read_labels
 
 LAYOUTS = {
     "coco": build.write_coco,
     "coco_2017": build.write_coco_2017,
     "roboflow": build.write_roboflow,
+    "coco_without_names": build.write_bare_coco,
+    "voc": build.write_voc,
+    "voc_of_folders": lambda root: build.write_voc(root, lists=False),
+    "labelme": build.write_labelme,
+    "cvat": build.write_cvat,
+    "csv": build.write_csv,
+    "csv_without_header": lambda root: build.write_csv(root, header=False),
+    "csv_of_folders": lambda root: build.write_csv(root, folders=True),
     "yolo": build.write_yolo,
     "yolo_split_first": lambda root: build.write_yolo(root, split_first=True),
     "yolo_names_dict": lambda root: build.write_yolo(root, names="dict"),
@@ -219,14 +227,14 @@ def test_a_data_yaml_that_makes_no_sense(text, message, tmp_path):
 def test_a_broken_label_row_is_named(row, message, tmp_path):
     root = build.write_yolo(tmp_path / "set")
     (root / "labels/train/a.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{row}\n{row}\n")
-    with pytest.raises(ValueError, match=rf"{message}.*\(and 1 more rows\); tools/check_dataset.py"):
+    with pytest.raises(ValueError, match=rf"{message}.*\(2 of this kind, 2 errors in all\); tools/check_dataset.py"):
         get_detection_dataset(root=str(root), split="train")
 
 
 def test_a_broken_yolo_image_is_named(tmp_path):
     root = build.write_yolo(tmp_path / "set")
     (root / "images/train/a.png").write_bytes(b"nothing")
-    with pytest.raises(OSError, match=r"cannot read the image .*a.png: it is no image of a known format"):
+    with pytest.raises(ValueError, match=r"cannot read the image .*a.png: it is no image of a known format"):
         get_detection_dataset(root=str(root), split="train")
 
 

@@ -121,3 +121,25 @@ def test_errors_name_the_value():
         build_train_loader(toy_dicts(), mapper=ToyMapper(), total_batch_size=0)
     with pytest.raises(UserError, match="aspect_ratio_grouping needs 'width'"):
         build_train_loader([{"image_id": 1}], mapper=ToyMapper(), total_batch_size=1, aspect_ratio_grouping=True)
+
+
+def test_rare_categories_are_repeated_and_resume_exactly():
+    dicts = toy_dicts(10)
+    for number, sample in enumerate(dicts):
+        sample["annotations"] = [{"category_id": int(number == 3)}]
+
+    def loader():
+        return build_train_loader(dicts, mapper=ToyMapper(), total_batch_size=5, repeat_threshold=0.4)
+
+    batches = ids(take(loader(), 40))  # 20 passes
+    counts = {n: flat(batches).count(n) for n in range(100, 110)}
+    # Category 1 is in a tenth of the images: factor sqrt(0.4 / 0.1) = 2 against 1.
+    assert counts[103] == pytest.approx(200 * 2 / 11, abs=4)
+    assert all(counts[n] == pytest.approx(200 / 11, abs=4) for n in counts if n != 103)
+    late = loader()
+    late.start_at(5 * 7, seed=42)
+    assert ids(take(late, 5)) == batches[7:12]
+    with pytest.raises(UserError, match="repeat_threshold=3: a share"):
+        build_train_loader(dicts, mapper=ToyMapper(), total_batch_size=5, repeat_threshold=3)
+    with pytest.raises(UserError, match="needs dataset dicts with annotations"):
+        build_train_loader(toy_dicts(), mapper=ToyMapper(), total_batch_size=5, repeat_threshold=0.1)

@@ -196,7 +196,6 @@ def test_programming_errors_keep_their_type():
         (["train.best_checkpoint.mode=most"], 2, "train.best_checkpoint.mode=most: must be max or min"),
         (["train.early_stopping.patience=2", "train.eval_period=0"], 2, "counts evaluations, but train.eval_period=0"),
         (["train.early_stopping.patience=0"], 2, "train.early_stopping.patience=0: must be a whole number, at least 1"),
-        (["dataloader.train._target_=detectron2.data.build_detection_train_loader"], 1, "build_train_loader"),
         (
             ["dataloader.train.mapper._target_=engine_toys.BrokenMapper"],
             1,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .boxes import cxcywh_to_xyxy
 from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
+from .layers.padding import PaddingZeroer
 from .postprocessing import Postprocessor
 from .structures import BatchTotals, Decoded, ImagePredictions, StagePrediction
 from .targets import Targets
@@ -33,6 +34,9 @@ class QueryBasedDetector(nn.Module):
         pixel_mean, pixel_std: of each channel, in ``input_format`` and the range 0 to 255.
         input_format: channel order that the model expects.
         size_divisibility: pad the batch to a multiple of this; 0 pads to the largest image only (as published).
+        ignore_padding: keep the backbone's convolutions from reading what lies beyond an image, so that its predictions
+            do not depend on what else is in its batch; encoders have a switch of the same name, which configs set to
+            this one. It needs a ``size_divisibility`` that is a multiple of every level's stride.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class QueryBasedDetector(nn.Module):
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         input_format: str = "RGB",
         size_divisibility: int = 0,
+        ignore_padding: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
@@ -60,6 +65,7 @@ class QueryBasedDetector(nn.Module):
         self.num_classes = num_classes
         self.input_format = input_format
         self.size_divisibility = size_divisibility
+        self.padding_zeroer = PaddingZeroer(backbone) if ignore_padding else None
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), persistent=False)
 
@@ -159,8 +165,15 @@ class QueryBasedDetector(nn.Module):
 
     def encode(self, batched_inputs: Sequence[dict]) -> object:
         """The encoder's memory of a batch."""
-        images, mask = self.preprocess(batched_inputs)
-        return self.encoder(self.backbone(images), mask)
+        return self.encode_images(*self.preprocess(batched_inputs))
+
+    def encode_images(self, images: Tensor, padding_mask: Tensor) -> object:
+        """The encoder's memory of what :meth:`preprocess` returned."""
+        if self.padding_zeroer is None:
+            return self.encoder(self.backbone(images), padding_mask)
+        with self.padding_zeroer.beyond(padding_mask):
+            features = self.backbone(images)
+        return self.encoder(features, padding_mask)
 
     def _stage_outputs(
         self, predictions: Sequence[StagePrediction], batched_inputs: Sequence[dict]

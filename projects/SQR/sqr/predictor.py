@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .config import default_device, load_run_config
-from .data.coco_files import read_coco_summary
+from .data.layouts import CocoSplit
+from .data.prepared import prepare_split
 from .engine import load_model
 from .errors import as_user_error
 from .runs import run_files
@@ -242,7 +243,7 @@ def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
 def _names_of_files(data: DictConfig) -> tuple[str, ...] | None:
     for split in (data.val, data.train):
         if split.annotations and Path(split.annotations).is_file():
-            return tuple(name for _, name in read_coco_summary(split.annotations).categories)
+            return tuple(name for _, name in prepare_split(CocoSplit(split.annotations, ())).categories)
     return None
 
 

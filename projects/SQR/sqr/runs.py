@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 from .errors import UserError
 
 EMA = "@ema"
 """Suffix of a checkpoint's path that selects its averaged weights."""
+
+
+def command_line() -> str:
+    """The command of this process, as one would type it."""
+    program, *arguments = sys.argv
+    return " ".join([program if program.startswith("sqr ") else shlex.quote(program), *map(shlex.quote, arguments)])
 
 
 def run_files(output_dir: str | os.PathLike, checkpoint: str | None = None) -> tuple[str, str]:

@@ -23,7 +23,7 @@ class _Traceable(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
-        memory = self.model.encoder(self.model.backbone(images), mask)
+        memory = self.model.encode_images(images, mask)
         decoded = self.model.decode(memory)
         every = [*decoded.predictions, *filter(None, [decoded.proposals]), *(decoded.auxiliary or [])]
         return [x for p in every for x in (p.logits, p.boxes)]

@@ -92,7 +92,7 @@ def build_pair(cfg: DictConfig, *, seed: int) -> tuple[nn.Module, nn.Module | No
 
 def forward(model: nn.Module, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Last stage's logits and boxes of this package's model, as :func:`.other_models.run_counterpart`."""
-    memory = model.encoder(model.backbone(images), mask)
+    memory = model.encode_images(images, mask)
     last = model.decoder(model.query_generator(memory).state, memory)[-1]
     return last.logits[:, 0], last.boxes[:, 0]
 

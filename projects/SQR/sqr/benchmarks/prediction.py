@@ -158,7 +158,7 @@ class Rehearsal:
         model, device = self.model, self._device
         with self._autocast(dtype):
             mask = torch.zeros(images, height, width, dtype=torch.bool, device=device)
-            memory = model.encoder(model.backbone(torch.empty(images, 3, height, width, device=device)), mask)
+            memory = model.encode_images(torch.empty(images, 3, height, width, device=device), mask)
             decoded = model.decode(memory, targets)
         losses = model.losses(decoded, targets)
         total = torch.stack([value.float() for value in losses.values()]).sum()

@@ -30,6 +30,7 @@ from ..evaluation.stage_strip import write_stage_strips
 from ..evaluation.synthetic import synthetic_dataset, synthetic_predictions
 from ..evaluation.table_output import format_summary
 from ..files import write_json, write_text
+from ..runs import run_files
 from .launching import run_command
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run is not None:
             return run(argv[1:])
         args = _analysis_parser().parse_intermixed_args(argv)
+        if args.run and not args.config_file:
+            args.config_file, weights = run_files(args.run, args.weights)
+            args.opts = [f"train.init_checkpoint={weights}", *args.opts]
+            args.name = args.name or f"{Path(args.run).name} {Path(weights).name}"
+        elif args.weights:
+            args.opts = [f"train.init_checkpoint={args.weights}", *args.opts]
         if bool(args.config_file) == bool(args.from_predictions):
-            raise ValueError("give either --config-file (to run a model) or --from-predictions")
+            raise ValueError("give either --run or --config-file (to run a model) or --from-predictions")
         return run_config(args) if args.config_file else run_predictions(args)
     except (ValueError, FileNotFoundError) as error:
         return report_error(error)
@@ -178,7 +185,7 @@ def publish(
 
 def run_compare(argv: Sequence[str]) -> int:
     """``compare A B``: two runs side by side, from their stored predictions."""
-    parser = argparse.ArgumentParser(prog="analyze_stages.py compare", description=run_compare.__doc__)
+    parser = argparse.ArgumentParser(description=run_compare.__doc__)
     parser.add_argument("first", help="output directory of an analysis (with its predictions)")
     parser.add_argument("second")
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them")
@@ -213,7 +220,7 @@ def run_compare(argv: Sequence[str]) -> int:
 
 def run_benchmark(argv: Sequence[str]) -> int:
     """``benchmark``: time the analysis, after inference, on synthetic predictions of COCO's size, on one core."""
-    parser = argparse.ArgumentParser(prog="analyze_stages.py benchmark", description=run_benchmark.__doc__)
+    parser = argparse.ArgumentParser(description=run_benchmark.__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--stages", type=int, default=6)
     parser.add_argument("--queries", type=int, default=300)
@@ -238,10 +245,11 @@ def run_benchmark(argv: Sequence[str]) -> int:
 
 def _analysis_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="analyze_stages.py",
         description="Stage-wise analysis of a query-based detector. Other commands: compare, benchmark.",
     )
     parser.add_argument("--config-file", default="", help="a config file or a name of the model zoo")
+    parser.add_argument("--run", metavar="DIR", help="output folder of a training, in place of a config")
+    parser.add_argument("--weights", help="checkpoint to analyze; with --run a file in it, the last one by default")
     parser.add_argument(
         "--from-predictions",
         nargs="+",

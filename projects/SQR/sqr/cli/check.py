@@ -7,14 +7,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.check.cleaned_copy import write_cleaned_copy
 from ..data.check.contact_sheet import write_contact_sheet
 from ..data.check.inspection import Inspection, inspect_dataset
 from ..data.check.report import report_dict, report_text
+from ..data.check.splitting import split_inspection
 from ..data.layouts import DatasetFolder, UnknownLayoutError, find_dataset, single_file
 from ..errors import UsageError, as_user_error, report_error
+
+_SHOWN_CHANGES = 20  # of --fix; all are in fix.json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +39,12 @@ def _run(args: argparse.Namespace) -> int:
     dataset = _dataset(args.path, args.images)
     if args.fix and os.path.exists(args.fix) and (not os.path.isdir(args.fix) or os.listdir(args.fix)):
         raise UsageError(f"--fix {args.fix}: exists and is not an empty folder")
+    if args.split is not None and not args.fix:
+        raise UsageError("--split needs --fix FOLDER, where the two splits are written")
+    if args.split is not None and {"train", "val"} <= dataset.splits.keys():
+        raise UsageError("--split makes a validation split, but there is one")
+    if args.split is not None and args.no_decode:
+        raise UsageError("--split looks at the images to keep those that are alike together: leave out --no-decode")
     inspection = inspect_dataset(dataset, queries=args.queries, decode=not args.no_decode, workers=args.workers)
     with as_user_error(OSError, prefix="cannot write the report: "):
         folder = Path(args.output or Path("output") / f"check_{Path(os.path.abspath(args.path)).stem}")
@@ -46,11 +56,20 @@ def _run(args: argparse.Namespace) -> int:
         print(f"Written: {', '.join(map(str, written))}")
     failing = inspection.failing
     if args.fix:
+        if args.split is not None:
+            with as_user_error(ValueError):
+                inspection = split_inspection(inspection, args.split, seed=args.seed)
         with as_user_error(OSError, prefix=f"--fix {args.fix}: "):
             summary = write_cleaned_copy(inspection, args.fix)
-        copy = inspect_dataset(find_dataset(args.fix), queries=args.queries, workers=args.workers)
+        found = replace(find_dataset(args.fix), partial=dataset.partial)
+        copy = inspect_dataset(found, queries=args.queries, workers=args.workers)
         failing = copy.failing
         print(f"{args.fix}: {summary}", file=sys.stderr)
+        for line in summary.changes[:_SHOWN_CHANGES]:
+            print(f"    {line}", file=sys.stderr)
+        if len(summary.changes) > _SHOWN_CHANGES:
+            print(f"    and {len(summary.changes) - _SHOWN_CHANGES} more, in {folder / 'fix.json'}", file=sys.stderr)
+        (folder / "fix.json").write_text(json.dumps(asdict(summary), indent=1))
         if failing:
             print(report_text(copy, examples=args.examples), file=sys.stderr)
     return int(failing)
@@ -84,7 +103,6 @@ def _write_files(inspection: Inspection, folder: Path, *, sheet: int) -> list[Pa
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="check_dataset.py",
         description="Say what a detection dataset holds and everything that is wrong with it. Exit code 0: it can be "
         "trained on; 1: training would fail; 2: the command makes no sense. docs/custom_data.md says more.",
     )
@@ -99,7 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=_positive, default=3, metavar="N", help="places shown of each defect")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--fix", metavar="FOLDER", help="write a cleaned copy in COCO's layout there")
+    help_split = "with --fix: the only split becomes train and val, with this share of the images in val"
+    parser.add_argument("--split", type=_share, metavar="SHARE", help=help_split)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --split (default 0)")
     return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {value}")
+    return value
 
 
 def _positive(text: str) -> int:

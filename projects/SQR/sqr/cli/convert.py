@@ -126,9 +126,7 @@ def _size(path: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     names = ", ".join(layout.name for layout in LAYOUTS)
-    parser = argparse.ArgumentParser(
-        prog="convert_checkpoint.py", description=f"Published checkpoints in, ours out, and back. Layouts: {names}."
-    )
+    parser = argparse.ArgumentParser(description=f"Published checkpoints in, ours out, and back. Layouts: {names}.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("convert", run_convert, "a published checkpoint to this package's names"),

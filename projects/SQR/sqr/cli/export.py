@@ -81,9 +81,7 @@ def _metadata(predictor: Predictor, config: str) -> dict[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="export.py", description="Write a detector as ONNX or a torch.export program."
-    )
+    parser = argparse.ArgumentParser(description="Write a detector as ONNX or a torch.export program.")
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch.export")
     add_model_options(parser)
     parser.add_argument(

@@ -178,7 +178,7 @@ def _counts(instances: Instances, predictor: Predictor) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="demo.py", description="Detect on images, folders, videos or a camera; draw and store the detections."
+        description="Detect on images, folders, videos or a camera; draw and store the detections."
     )
     parser.add_argument("inputs", nargs="*", metavar="PATH", help='images, videos, folders, patterns ("photos/*.jpg")')
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import difflib
 import inspect
@@ -39,10 +40,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         UsageError: no such config, one that cannot be loaded, a bad override, or a call with wrong arguments.
     """
     path = find_config(name)
-    try:
-        cfg = LazyConfig.load(path)
-    except (SyntaxError, ImportError, yaml.YAMLError, OSError) as error:
-        raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
+    cfg = read_config(path)
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
         raise UsageError(f"config {path} defines no {', '.join(missing)}; a training config has {', '.join(SECTIONS)}")
@@ -51,6 +49,22 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     check_train_section(cfg)
     check_calls(cfg)
     name_zoo_checkpoint(cfg, name)
+    return cfg
+
+
+def read_config(path: str) -> DictConfig:
+    """The content of a config file, unchecked.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    try:
+        cfg = LazyConfig.load(path)
+    except (SyntaxError, ImportError, yaml.YAMLError, OSError) as error:
+        raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
+    if set(cfg) == {"cfg"}:  # a file that changes a shipped config: cfg = model_zoo.get_config(...)
+        cfg = cfg.cfg
+        cfg._set_parent(None)  # interpolations count from here
     return cfg
 
 
@@ -133,6 +147,12 @@ def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 def _located(target: Any, path: str) -> Any:
     if not isinstance(target, str):
+        name = getattr(target, "__qualname__", "")
+        if getattr(target, "__module__", None) == "builtins" and not hasattr(builtins, name.partition(".")[0]):
+            raise UsageError(
+                f"{path}: {name} is defined in the config file, so the saved config could not name it; put it into a "
+                "module beside the config, on PYTHONPATH, and import it from there"
+            )
         return target
     try:
         return locate(target)

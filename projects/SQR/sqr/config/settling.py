@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
 from ..data import check_queries, resolve_num_classes
 from ..distributed import resolve_device
 from ..errors import UsageError, as_user_error
-from .loading import editable, find_config, load_config, name_zoo_checkpoint
+from .loading import editable, find_config, load_config, name_zoo_checkpoint, read_config
 from .overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def learning_rate_advice(cfg: DictConfig, config_file: str) -> str:
         cfg: the run's config, overrides applied.
         config_file: the recipe: path or model-zoo name.
     """
-    recipe = LazyConfig.load(find_config(config_file))
+    recipe = read_config(find_config(config_file))
     batches = [c.dataloader.train.get("total_batch_size") for c in (recipe, cfg)]
     rates = [c.optimizer.get("lr") for c in (recipe, cfg)]
     if None in (*batches, *rates) or batches[0] == batches[1] or rates[0] != rates[1]:

@@ -1,33 +1,41 @@
-"""Datasets, checks, augmentations. Importing this registers ``shapes_train`` and ``shapes_val``."""
+"""Datasets, checks, augmentations.
 
-from .datasets import (
-    check_queries,
-    detection_dataset_name,
-    fast_coco_eval_is_built,
-    get_detection_dataset,
-    resolve_num_classes,
-)
-from .images import UnreadableImageError, read_image
-from .layouts import DatasetFolder, find_dataset
-from .mapper import DetectionMapper
-from .shapes import register_shapes
-from .transforms import RandomEither, inference_augmentations, training_augmentations
+Names are imported when they are asked for: checking a dataset and reading its annotations need neither PyTorch nor
+Detectron2. :mod:`sqr.data.shapes`, which :mod:`sqr.data.datasets` imports, registers ``shapes_train`` and
+``shapes_val`` with Detectron2.
+"""
 
-__all__ = [
-    "DatasetFolder",
-    "DetectionMapper",
-    "RandomEither",
-    "UnreadableImageError",
-    "check_queries",
-    "detection_dataset_name",
-    "fast_coco_eval_is_built",
-    "find_dataset",
-    "get_detection_dataset",
-    "inference_augmentations",
-    "read_image",
-    "register_shapes",
-    "resolve_num_classes",
-    "training_augmentations",
-]
+import sys
+from importlib import import_module
 
-register_shapes()
+_MODULES = {
+    "datasets": (
+        "check_queries",
+        "detection_dataset_name",
+        "fast_coco_eval_is_built",
+        "get_detection_dataset",
+        "resolve_num_classes",
+    ),
+    "images": ("UnreadableImageError", "read_image"),
+    "layouts": ("DatasetFolder", "find_dataset"),
+    "mapper": ("DetectionMapper",),
+    "shapes": ("register_shapes",),
+    "transforms": ("RandomEither", "inference_augmentations", "training_augmentations"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "detectron2.data" in sys.modules:  # the datasets of a process that uses Detectron2's catalog are all in it
+    import_module(".shapes", __name__)

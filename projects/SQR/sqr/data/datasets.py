@@ -10,17 +10,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 
-from .coco_files import check_images, completed_annotations, read_coco_summary
-from .roots import files_of_split
+from .layouts import CocoSplit, Split, canonical_split, find_dataset
+from .prepared import prepare_split
 from .shapes import ensure_registered_shapes
 
 
@@ -28,7 +30,7 @@ from .shapes import ensure_registered_shapes
 class _Split:
     """A split that exists: its registered name, its class names in order, and where they were read.
 
-    ``most_objects`` of one image and the ``fullest_image`` are known of files only.
+    ``most_objects`` of one image, the ``fullest_image`` and whether there is any object are known of files only.
     """
 
     name: str
@@ -36,6 +38,7 @@ class _Split:
     source: str
     most_objects: int = 0
     fullest_image: str = ""
+    has_objects: bool = True
 
 
 def detection_dataset_name(
@@ -55,7 +58,7 @@ def detection_dataset_name(
 
     Raises:
         FileNotFoundError, ValueError: what is given does not exist or is not usable; see
-            :mod:`sqr.data.coco_files` and :mod:`sqr.data.roots`.
+            :func:`~sqr.data.prepared.prepare_split` and :func:`~sqr.data.layouts.find_dataset`.
     """
     return _resolve_split(name=name, annotations=annotations, images=images, root=root, split=split).name
 
@@ -96,7 +99,7 @@ def get_detection_dataset(
         _check_num_classes(num_classes, found)
     dicts = get_detection_dataset_dicts(found.name, filter_empty=filter_empty)
     if training and not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
-        raise ValueError(f"{found.source} has no box to train on ({len(dicts)} images, no annotation that is no crowd)")
+        raise ValueError(f"{found.source} has no box to train on ({len(dicts)} images, none with a box that is usable)")
     return dicts
 
 
@@ -113,13 +116,15 @@ def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
             alone: the classes of a registered dataset are then taken from its metadata.
 
     Raises:
-        ValueError: a split is not given, ``num_classes`` or ``class_names`` differ from the data, or the two splits
-            differ.
+        ValueError: a split is not given, ``num_classes`` or ``class_names`` differ from the data, the two splits
+            differ, or there is nothing to evaluate on.
         FileNotFoundError: a file or folder is missing.
     """
     if cfg.get("data") is None:
         return
     train, val = (_split_of_config(cfg, key, check_files) for key in ("train", "val"))
+    if check_files and not val.has_objects:
+        raise ValueError(f"{val.source} has no box to evaluate on; choose another data.val.split")
     if train.classes != val.classes:
         raise ValueError(_difference(train, val))
     if cfg.data.num_classes is None:
@@ -184,12 +189,24 @@ def _resolve_split(
     key: str = "",
 ) -> _Split:
     if annotations is not None:
-        return _register_files(annotations, images)
+        if images is None:
+            raise ValueError(
+                f"annotation file {annotations!r} is given without its image root: set data.train.images / "
+                "data.val.images"
+            )
+        if os.path.isfile(annotations) and not os.path.isdir(images):
+            raise FileNotFoundError(
+                f"image root {images!r} of annotation file {annotations!r} does not exist: set data.train.images / "
+                "data.val.images"
+            )
+        given = CocoSplit(os.path.abspath(annotations), (os.path.abspath(images),))
+        return _register(given, f"annotation file {annotations!r}")
     if root is not None:
         if split is None:
             raise ValueError(f"the dataset {root!r} is given without the name of a split")
-        files = files_of_split(root, split, key=key)
-        return replace(_register_files(*files), source=f"split {split!r} of {root!r}")
+        return _register(
+            find_dataset(root).split(split, key=key), f"split {split!r} of {root!r}", split_name=canonical_split(split)
+        )
     if name is None:
         raise ValueError(
             "no dataset given: set data.root, data.{train,val}.annotations and .images, or data.{train,val}.name"
@@ -217,29 +234,45 @@ def _resolve_split(
     return _Split(name, tuple(classes), f"dataset {name!r}" + (f" ({source})" if source else ""))
 
 
-def _register_files(annotations: str, images: str | None) -> _Split:
-    if images is None:
-        raise ValueError(
-            f"annotation file {annotations!r} is given without its image root: set data.train.images / data.val.images"
-        )
-    summary = read_coco_summary(annotations)
-    check_images(summary, images)
-    annotations, images = os.path.abspath(annotations), os.path.abspath(images)
-    digest = hashlib.sha1(f"{annotations}\n{images}".encode()).hexdigest()[:8]
-    name = f"{os.path.splitext(os.path.basename(annotations))[0]}_{digest}"
-    classes = tuple(label for _, label in summary.categories)
+def _register(split: Split, source: str, *, split_name: str = "") -> _Split:
+    """Register a split with Detectron2 under a name that its place decides: the same in every process and run."""
+    prepared = prepare_split(split, name=split_name)
+    given = split.annotations if isinstance(split, CocoSplit) else prepared.json_file
+    digest = hashlib.sha1(f"{os.path.abspath(given)}\n{prepared.image_root}".encode()).hexdigest()[:8]
+    name = f"{os.path.splitext(os.path.basename(given))[0]}_{digest}"
+    classes = tuple(label for _, label in prepared.categories)
     metadata = {
+        "json_file": prepared.json_file,
+        "image_root": prepared.image_root,
+        "evaluator_type": "coco",
         "thing_classes": list(classes),
-        "thing_dataset_id_to_contiguous_id": {id_: i for i, (id_, _) in enumerate(summary.categories)},
+        "thing_dataset_id_to_contiguous_id": {id_: i for i, (id_, _) in enumerate(prepared.categories)},
     }
     if name in DatasetCatalog and not metadata.items() <= MetadataCatalog.get(name).as_dict().items():
         DatasetCatalog.remove(name)  # the file has changed since
         MetadataCatalog.remove(name)
     if name not in DatasetCatalog:
-        file = annotations if summary.complete else completed_annotations(annotations)
-        register_coco_instances(name, metadata, file, images)
-    source = f"annotation file {annotations!r}"
-    return _Split(name, classes, source, summary.most_objects, summary.fullest_image)
+        DatasetCatalog.register(name, partial(_load_dicts, prepared.json_file, prepared.image_root))
+        MetadataCatalog.get(name).set(**metadata)
+    return _Split(name, classes, source, prepared.most_objects, prepared.fullest_image, prepared.has_objects)
+
+
+def _load_dicts(json_file: str, image_root: str) -> list[dict]:
+    """Dataset dicts of a prepared split, by image id, with boxes and nothing else."""
+    with open(json_file, "rb") as file:
+        content = json.loads(file.read())
+    numbers = {id_: i for i, id_ in enumerate(sorted(c["id"] for c in content["categories"]))}
+    dicts = {
+        image["id"]: {"file_name": os.path.join(image_root, image["file_name"]), "height": image["height"],
+                      "width": image["width"], "image_id": image["id"], "annotations": []}
+        for image in sorted(content["images"], key=lambda image: image["id"])
+    }  # fmt: skip
+    for item in content["annotations"]:
+        dicts[item["image_id"]]["annotations"].append(
+            {"iscrowd": item["iscrowd"], "bbox": item["bbox"], "category_id": numbers[item["category_id"]],
+             "bbox_mode": BoxMode.XYWH_ABS}
+        )  # fmt: skip
+    return list(dicts.values())
 
 
 def _check_num_classes(num_classes: int, split: _Split) -> None:

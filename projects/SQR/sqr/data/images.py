@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+
 import numpy as np
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
-from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError, one_line
 
 _ORIENTATION = 274  # the EXIF tag
 _TRANSPOSED = (5, 6, 7, 8)  # its values that swap width and height
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class UnreadableImageError(OSError, UserError):
@@ -32,8 +38,8 @@ def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[in
     which their width and height tell, the orientation is left alone.
 
     Args:
-        path: of the file, or what Detectron2's ``PathManager`` understands.
-        image_format: ``RGB``, or another format of Detectron2's ``read_image``.
+        path: of the file, or what Detectron2's ``PathManager`` understands, such as an address with ``://``.
+        image_format: ``RGB``, ``BGR`` or ``L``.
         annotated_size: ``(width, height)`` that the annotations are for; None takes any.
 
     Returns:
@@ -43,21 +49,37 @@ def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[in
         UnreadableImageError: no such file, one that cannot be decoded, float pixels, or another size.
     """
     try:
-        with PathManager.open(path, "rb") as file:
+        with _open(path) as file:
             image = Image.open(file)
             stored_size = image.size
             image.load()  # here: what looks for EXIF swallows the error, and a second call returns what there is
-            upright = _apply_exif_orientation(image)
+            turn = _UPRIGHT.get(exif_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
             if annotated_size is not None and upright.size != annotated_size == stored_size:
                 upright = image
             if annotated_size is None or upright.size == annotated_size:
-                return convert_PIL_to_numpy(to_eight_bits(upright), image_format)
+                return _as_array(to_eight_bits(upright), image_format)
     except Exception as error:  # on a broken file PIL's decoders raise whatever their parser trips over
         raise UnreadableImageError(f"cannot read the image {path}: {why_unreadable(error)}") from error
     raise UnreadableImageError(
         f"the image {path} is {upright.size[0]}x{upright.size[1]}, its annotations are for "
-        f"{annotated_size[0]}x{annotated_size[1]}: mend them, with tools/check_dataset.py --fix for instance"
+        f"{annotated_size[0]}x{annotated_size[1]}: fix them, with tools/check_dataset.py --fix for instance"
     )
+
+
+def _open(path: str) -> AbstractContextManager[BinaryIO]:
+    if "://" not in str(path):
+        return open(path, "rb")
+    from detectron2.utils.file_io import PathManager  # imports PyTorch, which reading a local file does not need
+
+    return PathManager.open(path, "rb")
+
+
+def _as_array(image: Image.Image, image_format: str) -> np.ndarray:
+    if image_format not in ("RGB", "BGR", "L"):
+        raise ValueError(f"image_format must be RGB, BGR or L, got {image_format!r}")
+    pixels = np.asarray(image.convert("L" if image_format == "L" else "RGB"))
+    return {"RGB": pixels, "BGR": pixels[..., ::-1], "L": pixels[..., None]}[image_format]
 
 
 def why_unreadable(error: Exception) -> str:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape as glob_escape
 from glob import glob
+from itertools import islice
+from typing import Protocol
 
 from . import yolo
+from .coco_files import CocoReader, load_coco
+from .csv_tables import find_csv
+from .cvat import find_cvat
+from .image_files import ImageFinder
+from .records import SplitRecord
+from .sidecars import find_labelme, find_voc, is_labelme
+from .values import read_file_name
 
 ROBOFLOW_FILE = "_annotations.coco.json"
 _ALIASES = {alias: split for split, aliases in yolo.SPLIT_FOLDERS.items() for alias in aliases}
+_SAMPLE = 50  # listed images by which the folder of images is recognised
 
 
 class UnknownLayoutError(ValueError):
     """A folder in which no dataset is recognised."""
+
+
+class Split(Protocol):
+    """A split in any format."""
+
+    def read(self, name: str) -> SplitRecord:
+        """Read the annotations as far as they can be read; pixels are not decoded."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +43,36 @@ class CocoSplit:
 
     Attributes:
         annotations: the file.
-        image_folders: folders its file names can be relative to, the likeliest first.
+        image_folders: folders its file names can be relative to, the likeliest first; none where images do not
+            matter.
     """
 
     annotations: str
     image_folders: tuple[str, ...]
 
-    def image_folder(self, first_image: str) -> str:
-        """The folder that holds the first listed image; the likeliest that exists where none does."""
-        holding = (f for f in self.image_folders if os.path.isfile(os.path.join(f, first_image)))
-        existing = (f for f in self.image_folders if os.path.isdir(f))
-        return next(holding, None) or next(existing, self.image_folders[0])
+    def read(self, name: str) -> SplitRecord:
+        """As :meth:`Split.read`."""
+        record = SplitRecord(name, self.annotations)
+        try:
+            with open(self.annotations, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            record.note("unreadable_annotations", self.annotations, f"it cannot be read: {error.strerror}")
+            return record
+        content = load_coco(record, data)
+        if content is None:
+            return record
+        names = (read_file_name(i.get("file_name")) for i in content["images"] if isinstance(i, dict))
+        finder = self._finder(list(islice(filter(None, names), _SAMPLE)))
+        return CocoReader(record, content, finder).read()
+
+    def _finder(self, names: Sequence[str]) -> ImageFinder | None:
+        """For the folder that holds most of the names; of equals the likeliest that exists."""
+        if not self.image_folders:
+            return None
+        finders = [ImageFinder(folder) for folder in self.image_folders]
+        hits = [(sum(finder.find(n) is not None for n in names), os.path.isdir(finder.folder)) for finder in finders]
+        return finders[hits.index(max(hits))]
 
 
 @dataclass(frozen=True)
@@ -45,6 +82,10 @@ class YoloSplit:
     description: yolo.YoloDescription
     split: str
 
+    def read(self, name: str) -> SplitRecord:
+        """As :meth:`Split.read`."""
+        return yolo.read_yolo(name, self.description, self.split)
+
 
 @dataclass(frozen=True)
 class DatasetFolder:
@@ -52,16 +93,19 @@ class DatasetFolder:
 
     Attributes:
         root: what was given.
-        layout: ``COCO``, ``Roboflow COCO`` or ``YOLO``, or ``COCO file`` for a single annotation file.
+        layout: the name of the format, or ``COCO file`` for a single annotation file.
         splits: by name, ``train``, ``val`` and ``test`` first; other names as the files have them.
+        partial: a single file, of which nobody expects all splits.
     """
 
     root: str
     layout: str
-    splits: dict[str, CocoSplit | YoloSplit] = field(default_factory=dict)
+    splits: dict[str, Split] = field(default_factory=dict)
+    partial: bool = False
 
-    def split(self, name: str, *, key: str = "") -> CocoSplit | YoloSplit:
-        """
+    def split(self, name: str, *, key: str = "") -> Split:
+        """Return a split.
+
         Args:
             name: of the split; ``valid`` and ``validation`` mean ``val``.
             key: what the split is called in a config, for the error.
@@ -98,6 +142,11 @@ def find_dataset(root: str) -> DatasetFolder:
         ("Roboflow COCO", _roboflow_splits),
         ("COCO", _coco_splits),
         ("YOLO", _yolo_folder),
+        ("COCO", _lone_coco_files),
+        ("Pascal VOC", find_voc),
+        ("CVAT", find_cvat),
+        ("LabelMe", find_labelme),
+        ("CSV", find_csv),
     )
     for layout, find in finders:
         splits = find(root)
@@ -107,7 +156,8 @@ def find_dataset(root: str) -> DatasetFolder:
     shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
     raise UnknownLayoutError(
         f"no dataset recognised in {root!r}: looked for train/{ROBOFLOW_FILE} (Roboflow COCO), "
-        f"annotations/instances_*.json (COCO) and data.yaml (YOLO); it holds {shown}"
+        f"annotations/instances_*.json (COCO) and data.yaml (YOLO), then for annotations of COCO, Pascal VOC, CVAT, "
+        f"LabelMe or CSV; it holds {shown}"
     )
 
 
@@ -117,7 +167,7 @@ def single_file(annotations: str, images: str | None = None) -> DatasetFolder:
     folder = os.path.dirname(os.path.abspath(annotations))
     guesses = (folder, *_usual_folders(os.path.dirname(folder), name, name), os.path.join(folder, name))
     split = CocoSplit(annotations, (images,) if images else guesses)
-    return DatasetFolder(annotations, "COCO file", {name if name in _ALIASES else "all": split})
+    return DatasetFolder(annotations, "COCO file", {name if name in _ALIASES else "all": split}, partial=True)
 
 
 def canonical_split(name: str) -> str:
@@ -141,6 +191,30 @@ def _coco_splits(root: str) -> dict[str, CocoSplit]:
     files = sorted(glob(os.path.join(glob_escape(root), "annotations", "instances_*.json")))
     raw = {os.path.basename(f)[len("instances_") : -len(".json")]: f for f in files}
     return _named({n: CocoSplit(f, _usual_folders(root, n, canonical_split(n))) for n, f in raw.items()})
+
+
+def _lone_coco_files(root: str) -> dict[str, CocoSplit]:
+    """COCO files under other names; one alone whose name says no split is ``train``."""
+    paths = sorted(glob(os.path.join(glob_escape(root), "*.json")))
+    paths += sorted(glob(os.path.join(glob_escape(root), "annotations", "*.json")))
+    found: dict[str, CocoSplit] = {}
+    for path in paths if paths and not is_labelme(paths[0]) else ():
+        if not _is_coco(path):
+            continue
+        words = re.split(r"[-_.\d]+", os.path.splitext(os.path.basename(path))[0].lower())
+        name = next((_ALIASES[word] for word in words if word in _ALIASES), "train" if len(paths) == 1 else None)
+        if name and name not in found:
+            found[name] = CocoSplit(path, (*_usual_folders(root, name, name), os.path.dirname(path)))
+    return found
+
+
+def _is_coco(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"images", "categories"} <= content.keys()
 
 
 def _usual_folders(root: str, *names: str) -> tuple[str, ...]:

@@ -1,26 +1,24 @@
-"""Datasets in YOLO's layout: a ``data.yaml``, images, and one text file of labels an image.
-
-Nothing is written here: what training needs is brought to COCO's format in memory.
-"""
+"""Datasets in YOLO's layout: a ``data.yaml``, images, and one text file of labels per image."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import yaml
-from PIL import Image
 
 from ..errors import one_line
-from .images import UnreadableImageError, upright_size, why_unreadable
+from .coco_files import CocoReader
+from .image_files import ImageFinder, image_sizes, list_images
+from .images import UnreadableImageError
+from .records import SplitRecord, raise_errors
+from .records import coco_content as content_of
+from .values import read_id, read_name
+from .yolo_labels import absolute_box, label_file, read_labels
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_READERS = 8  # threads that read image headers: mostly waiting for the disk
+_TASKS = ("detect", "segment", "pose", "obb")
 
 
 @dataclass(frozen=True)
@@ -31,36 +29,21 @@ class YoloDescription:
         path: of the file.
         names: class names in the order of their numbers.
         sources: folders of images, and text files that list images, by split.
+        keypoint_values: numbers of an object's keypoints, which follow its box in a row of a pose dataset; 0
+            without keypoints.
+        polygons: the file says ``task: segment`` or ``obb``, which settles what a long row of numbers is.
     """
 
     path: str
     names: tuple[str, ...]
     sources: dict[str, tuple[str, ...]]
+    keypoint_values: int = 0
+    polygons: bool = False
 
     @property
     def root(self) -> str:
         """The folder that image names are relative to."""
         return os.path.dirname(os.path.abspath(self.path))
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """One object: class number, and ``(cx, cy, width, height)`` as shares of the image."""
-
-    label: int
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class LabelProblem:
-    """A row that is no object. ``kind``: ``bad_label``, ``bad_box`` or ``unknown_category``."""
-
-    kind: str
-    place: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.text}"
 
 
 def find_description(root: str) -> str | None:
@@ -69,27 +52,31 @@ def find_description(root: str) -> str | None:
     names.sort(key=lambda n: (n.rpartition(".")[0] != "data", n.rpartition(".")[0] != "dataset"))
     for path in (os.path.join(root, name) for name in names):
         try:
-            with open(path, encoding="utf-8-sig") as file:
-                content = yaml.safe_load(file)
-        except (yaml.YAMLError, OSError, UnicodeDecodeError):
+            content = _load(path)
+        except (ValueError, OSError):
             content = {"names": None} if os.path.basename(path).startswith("data") else None  # its reader says why
         if isinstance(content, dict) and ("names" in content or "nc" in content):
             return path
     return None
 
 
+def _load(path: str):
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            return yaml.safe_load(file)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not valid YAML: {one_line(error)}") from None
+
+
 def read_description(path: str) -> YoloDescription:
     """Read a ``data.yaml`` and find its images, also where its paths are those of another machine.
 
     Raises:
-        ValueError: no valid YAML, or class names that are no list and no numbered dict, or do not agree with ``nc``.
+        ValueError: no valid YAML, or class names that are no list and no numbered dict, or do not agree with ``nc``,
+            or a ``kpt_shape`` that is none.
         FileNotFoundError: the images of a split it names are nowhere to be found.
     """
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            content = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid YAML: {one_line(error)}") from None
+    content = _load(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not keys such as 'names' and 'train'")
     sources = {}
@@ -98,28 +85,45 @@ def read_description(path: str) -> YoloDescription:
         found = _find_sources(path, content, key, folders)
         if found:
             sources[split] = found
-    return YoloDescription(path, _class_names(path, content), sources)
+    task = content.get("task")
+    if task is not None and task not in _TASKS:
+        raise ValueError(f"{path}: 'task' is {task!r}, not one of {', '.join(_TASKS)}")
+    keypoints = _keypoint_values(path, content.get("kpt_shape"))
+    return YoloDescription(path, _class_names(path, content), sources, keypoints, task in ("segment", "obb"))
+
+
+def _keypoint_values(path: str, shape: object) -> int:
+    if shape is None:
+        return 0
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)) or (
+        shape[0] < 1 or shape[1] not in (2, 3)
+    ):
+        raise ValueError(f"{path}: 'kpt_shape' must be [number of keypoints, 2 or 3], got {shape}")
+    return shape[0] * shape[1]
 
 
 def _class_names(path: str, content: dict) -> tuple[str, ...]:
     names, count = content.get("names"), content.get("nc")
-    if names is None and isinstance(count, int) and count > 0:
+    if names is None and isinstance(count, int) and 0 < count < 100_000:
         return tuple(f"class_{i}" for i in range(count))
     if isinstance(names, dict):
-        try:
-            numbered = {int(k): str(v) for k, v in names.items()}
-        except (TypeError, ValueError):
-            raise ValueError(f"{path}: the keys of 'names' must be class numbers, got {list(names)[:5]}") from None
+        numbered = {read_id(key): name for key, name in names.items()}
+        if not all(isinstance(key, int) for key in numbered):
+            raise ValueError(f"{path}: the keys of 'names' must be class numbers, got {list(names)[:5]}")
         if sorted(numbered) != list(range(len(numbered))):
             raise ValueError(
-                f"{path}: 'names' must number the classes 0 to {len(numbered) - 1}, got {sorted(numbered)}"
+                f"{path}: 'names' must number the classes 0 to {len(numbered) - 1}, got {sorted(numbered)[:20]}"
             )
         names = [numbered[i] for i in range(len(numbered))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path}: 'names' must be a list of class names, or a dict from 0, 1, ... to them")
     if isinstance(count, int) and count != len(names):
         raise ValueError(f"{path}: 'nc' is {count}, but 'names' has {len(names)} classes")
-    return tuple(str(name) for name in names)
+    # YAML reads the class names no, on and 1.5 as other things than text
+    read = [read_name(name if isinstance(name, str) or name is None else str(name)) for name in names]
+    if None in read:
+        raise ValueError(f"{path}: the name of class {read.index(None)} is empty")
+    return tuple(read)
 
 
 def _find_sources(path: str, content: dict, key: str | None, folders: tuple[str, ...]) -> tuple[str, ...]:
@@ -143,6 +147,9 @@ def _find_sources(path: str, content: dict, key: str | None, folders: tuple[str,
 
 
 def _existing(entry: str, base: str, path: str) -> str | None:
+    if "\0" in entry + path:
+        return None
+    entry = entry.replace("\\", "/")
     inside = entry
     while inside.startswith("../"):  # exports of Roboflow: relative to a folder below this one
         inside = inside[3:]
@@ -151,144 +158,78 @@ def _existing(entry: str, base: str, path: str) -> str | None:
     return next((os.path.normpath(p) for p in places if p and os.path.exists(p)), None)
 
 
-def list_images(sources: Iterable[str]) -> list[str]:
-    """Paths of the images in folders, searched to any depth, and in list files; sorted, each once."""
+def listed_images(sources: Iterable[str]) -> list[str]:
+    """Paths of the images in folders, searched to any depth, and in list files; sorted, each once.
+
+    Raises:
+        ValueError: a list file that is no text.
+    """
     found: set[str] = set()
     for source in sources:
         if os.path.isdir(source):
-            for folder, _, names in os.walk(source):
-                found |= {os.path.join(folder, n) for n in names if n.lower().endswith(IMAGE_SUFFIXES)}
-        else:
+            found.update(list_images(source))
+            continue
+        try:
             with open(source, encoding="utf-8-sig") as file:
-                lines = [line.strip() for line in file]
-            found |= {os.path.normpath(os.path.join(os.path.dirname(source), line)) for line in lines if line}
+                lines = [line.strip().replace("\\", "/") for line in file]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is no list of images: {one_line(error)}") from None
+        found |= {os.path.normpath(os.path.join(os.path.dirname(source), line)) for line in lines if line}
     return sorted(found)
 
 
-def label_file(image: str) -> str:
-    """Where an image's labels are: the last folder ``images`` of its path becomes ``labels``."""
-    parts = image.split(os.sep)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return os.path.splitext(os.sep.join(parts))[0] + ".txt"
-
-
-def read_labels(path: str, num_classes: int) -> tuple[list[LabelRow], list[LabelProblem]]:
-    """The objects of a label file; none where there is no file. A polygon counts as the box around it.
-
-    Returns:
-        Rows as they stand, also those outside the image, and rows that are no object at all.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return [], []
-    except (OSError, UnicodeDecodeError) as error:
-        return [], [LabelProblem("bad_label", path, f"cannot be read: {one_line(error)}")]
-    rows, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parsed = _parse_row(line.split(), f"{path} line {number}", num_classes)
-        (rows if isinstance(parsed, LabelRow) else problems).append(parsed)
-    return rows, problems
-
-
-def _parse_row(fields: list[str], place: str, num_classes: int) -> LabelRow | LabelProblem:
-    try:
-        label, *numbers = (float(field) for field in fields)
-    except ValueError:
-        return LabelProblem("bad_label", place, f"{' '.join(fields)[:60]!r} holds something that is no number")
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        return LabelProblem(
-            "bad_label", place, f"{len(fields)} numbers; a row is a class and cx cy width height, or a polygon"
+def read_yolo(name: str, description: YoloDescription, split: str) -> SplitRecord:
+    """A split as records; image names are relative to the description's folder."""
+    record = SplitRecord(name, description.path, description.root)
+    record.as_is = False
+    paths = listed_images(description.sources[split])
+    images, annotations, polygons = [], [], []
+    for number, (path, size) in enumerate(zip(paths, image_sizes(paths), strict=True), start=1):
+        relative = os.path.relpath(path, description.root)
+        file_name = path if relative.startswith("..") else relative
+        if isinstance(size, UnreadableImageError) and os.path.isfile(path):
+            record.note("undecodable_image", file_name, str(size))
+        known = not isinstance(size, UnreadableImageError)
+        width, height = size if known else (None, None)
+        images.append({"id": number, "file_name": file_name, "width": width, "height": height})
+        rows, problems = read_labels(
+            label_file(path), len(description.names), keypoint_values=description.keypoint_values
         )
-    if not all(map(math.isfinite, numbers)):
-        return LabelProblem("bad_box", place, "a coordinate is not finite")
-    if not math.isfinite(label) or label != int(label) or not 0 <= label < num_classes:
-        return LabelProblem(
-            "unknown_category", place, f"class {fields[0]}, but there are classes 0 to {num_classes - 1}"
-        )
-    if len(numbers) == 4:
-        return LabelRow(int(label), tuple(numbers))
-    (left, right), (top, bottom) = ((min(v), max(v)) for v in (numbers[::2], numbers[1::2]))
-    return LabelRow(int(label), ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top))
+        for problem in problems:
+            record.drop(problem.kind, file_name, str(problem))
+        polygons += [(path, row) for row in rows if row.polygon]
+        for row in rows if known else ():
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": row.label + 1,
+                                "bbox": absolute_box(row, size), "iscrowd": 0})  # fmt: skip
+    categories = [{"id": i, "name": n} for i, n in enumerate(description.names, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    CocoReader(record, content, ImageFinder(description.root), native=False).read()
+    if polygons and all(row.doubt for _, row in polygons) and not description.polygons:
+        path, row = polygons[0]
+        text = (f"{label_file(path)}: polygons, or {row.doubt}? Set kpt_shape: [keypoints, values] or task: segment in "
+                f"{os.path.basename(description.path)}")  # fmt: skip
+        record.note("bad_label", os.path.relpath(path, description.root), text)
+    if not record.images:
+        record.note("no_images", description.path, f"no images in {', '.join(description.sources[split])}")
+    _note_lone_labels(record, paths)
+    return record
 
 
-def absolute_box(row: LabelRow, size: tuple[int, int]) -> list[float]:
-    """``[x, y, width, height]`` in pixels, not clipped, rounded to 1e-4 px."""
-    (cx, cy, w, h), (width, height) = row.box, size
-    return [round(v, 4) for v in ((cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height)]
-
-
-def image_sizes(paths: list[str]) -> list[tuple[int, int] | UnreadableImageError]:
-    """``(width, height)``, upright, of each image, from its header; the error of one that has none."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(_image_size, paths))
-
-
-def _image_size(path: str) -> tuple[int, int] | UnreadableImageError:
-    try:
-        stat = os.stat(path)
-        return _size_in_header(path, stat.st_mtime_ns, stat.st_size)
-    except Exception as error:  # PIL's parsers raise errors of many kinds on broken files
-        return UnreadableImageError(f"cannot read the image {path}: {why_unreadable(error)}")
-
-
-@lru_cache(maxsize=1 << 20)
-def _size_in_header(path: str, mtime_ns: int, size: int) -> tuple[int, int]:
-    """``mtime_ns`` and ``size`` are part of the key only: a changed file is read again."""
-    with Image.open(path) as image:
-        return upright_size(image)
+def _note_lone_labels(record: SplitRecord, paths: list[str]) -> None:
+    expected = {label_file(path) for path in paths}
+    for folder in sorted({os.path.dirname(label) for label in expected}):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            label = os.path.join(folder, name)
+            if name.endswith(".txt") and name != "classes.txt" and label not in expected:
+                record.note("label_without_image", label, "no image of this name")
 
 
 def coco_content(description: YoloDescription, split: str) -> dict:
-    """A split in COCO's format: ids from 1, file names relative to the description's folder, boxes clipped.
-
-    Boxes of which nothing lies in the image are left out.
+    """A split in COCO's format.
 
     Raises:
-        UnreadableImageError: an image has no readable header.
-        ValueError: there is no image, or a row of labels is none; the message counts them and shows the first.
+        FileNotFoundError, ValueError: as :func:`~sqr.data.records.raise_errors`.
     """
-    paths = list_images(description.sources[split])
-    if not paths:
-        raise ValueError(f"{description.path}: no images in {', '.join(description.sources[split])}")
-    sizes = image_sizes(paths)
-    images, annotations, problems = [], [], []
-    for number, (path, size) in enumerate(zip(paths, sizes, strict=True), start=1):
-        if isinstance(size, UnreadableImageError):
-            raise size
-        name = os.path.relpath(path, description.root)
-        images.append({"id": number, "file_name": name if not name.startswith("..") else path,
-                       "width": size[0], "height": size[1]})  # fmt: skip
-        rows, broken = read_labels(label_file(path), len(description.names))
-        problems += broken
-        annotations += _annotations(rows, number, size, len(annotations) + 1)
-    if problems:
-        raise ValueError(
-            f"{problems[0]}" + (f" (and {len(problems) - 1} more rows)" if len(problems) > 1 else "")
-            + "; tools/check_dataset.py lists them all, --fix leaves them out"
-        )  # fmt: skip
-    categories = [{"id": i, "name": name} for i, name in enumerate(description.names, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _annotations(rows: list[LabelRow], image_id: int, size: tuple[int, int], first_id: int) -> Iterator[dict]:
-    number = first_id
-    for row in rows:
-        x, y, w, h = clip_box(absolute_box(row, size), size)
-        if w > 0 and h > 0:
-            yield {"id": number, "image_id": image_id, "category_id": row.label + 1, "bbox": [x, y, w, h],
-                   "area": w * h, "iscrowd": 0}  # fmt: skip
-            number += 1
-
-
-def clip_box(box: list[float], size: tuple[int, int]) -> list[float]:
-    """``[x, y, width, height]`` cut to the image; width or height is 0 or less where nothing is left."""
-    (x, y, w, h), (width, height) = box, size
-    left, top = max(x, 0.0), max(y, 0.0)
-    return [left, top, min(x + w, width) - left, min(y + h, height) - top]
+    record = read_yolo(split, description, split)
+    raise_errors(record)
+    return content_of(record)

@@ -64,11 +64,15 @@ class PyramidEncoder(nn.Module):
     Args:
         neck: maps backbone features to ``L`` maps ``(B, C, h, w)``, finest first.
         strides: of each level. Images must be padded to a multiple of the coarsest (``size_divisibility``).
+        ignore_padding: encode an image in the same way whatever its batch is padded to, padding being zero like what
+            lies beyond the map. False, as published: padding counts in the neck's statistics and is sampled like
+            anything else.
     """
 
-    def __init__(self, *, neck: nn.Module, strides: Sequence[int] = (4, 8, 16, 32)):
+    def __init__(self, *, neck: nn.Module, strides: Sequence[int] = (4, 8, 16, 32), ignore_padding: bool = False):
         super().__init__()
         self.neck = neck
+        self.ignore_padding = ignore_padding
         self.strides = tuple(int(s) for s in strides)
 
     def forward(self, features: Mapping[str, Tensor], padding_mask: Tensor) -> PyramidMemory:
@@ -76,10 +80,9 @@ class PyramidEncoder(nn.Module):
 
         Args:
             features: the backbone's output.
-            padding_mask: ``(B, height, width)`` bool, True where padded. Only the images' sizes are taken from it:
-                AdaMixer samples padding like anything else, as published.
+            padding_mask: ``(B, height, width)`` bool, True where padded.
         """
-        levels = self.neck(features)
+        levels = self.neck(features, padding_mask if self.ignore_padding else None)
         if len(levels) != len(self.strides):
             raise ValueError(
                 f"the neck made {len(levels)} levels, but strides={self.strides} names {len(self.strides)}"

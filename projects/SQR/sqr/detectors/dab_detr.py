@@ -166,7 +166,8 @@ class DabDeformableStage(DeformableDecoderLayer):
     """A deformable decoder layer whose query position comes from its box, and the refinement of the box.
 
     The predicted box, detached, is the next stage's reference. As published, the position is the sine embedding of the
-    box in the first level's *padded* extent, and is scaled by the content in all stages but the first.
+    box in the first level's *padded* extent (of the box as it is where the encoder ignores padding), and is scaled by
+    the content in all stages but the first.
 
     Args:
         class_embed, bbox_embed: the stage's own heads.
@@ -202,8 +203,10 @@ class DabDeformableStage(DeformableDecoderLayer):
         self.ref_point_head = ref_point_head
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
-        padded = state.reference * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
-        position = self.ref_point_head(box_encoding(padded, dim=state.content.shape[-1] // 2))
+        box = state.reference
+        if not memory.memory.ignores_padding:
+            box = box * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+        position = self.ref_point_head(box_encoding(box, dim=state.content.shape[-1] // 2))
         if self.query_scale is not None:
             position = position * self.query_scale(state.content)
         x = self.attend(memory, state.content, position, state.reference)

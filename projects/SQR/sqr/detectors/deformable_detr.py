@@ -60,7 +60,8 @@ class ProposalQueries(nn.Module):
     """The two-stage form: the encoder proposes a box a token, the best become the queries' references.
 
     As published, tokens are ranked by the logit of class 0, proposals are trained with every object as class 0, and
-    references and positions are detached from them.
+    references and positions are detached from them. Tokens that cannot propose compete by the score of a zero feature,
+    as published, unless the encoder ignores padding: then they come last, since their number grows with the padding.
 
     Args:
         num_queries: ``Q``, proposals kept an image.
@@ -96,13 +97,13 @@ class ProposalQueries(nn.Module):
     def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
         check_enough_tokens(memory, num_queries)
-        tokens, logits, raw_boxes = propose(
+        tokens, logits, raw_boxes, barred = propose(
             memory,
             project=lambda x: self.enc_output_norm(self.enc_output(x)),
             class_embed=self.class_embed,
             bbox_embed=self.bbox_embed,
         )
-        best = logits[..., 0].topk(num_queries, dim=1).indices
+        best = logits[..., 0].masked_fill(barred, -math.inf).topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
         embedding = sine_encoding(reference * (2 * math.pi), dim=tokens.shape[-1] // 2).flatten(-2)

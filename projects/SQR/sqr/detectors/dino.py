@@ -10,6 +10,8 @@ queries, refines its own box, and only the predicted box sees that graph.
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from ..boxes import refine_boxes
@@ -53,13 +55,13 @@ class DinoQueries(nn.Module):
     def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         """``targets`` are the batch's objects in training, None in evaluation."""
         check_enough_tokens(memory, self.num_queries)
-        _, logits, raw_boxes = propose(
+        _, logits, raw_boxes, barred = propose(
             memory,
             project=lambda x: self.enc_output_norm(self.enc_output(x)),
             class_embed=self.class_embed,
             bbox_embed=self.bbox_embed,
         )
-        best = logits.amax(-1).topk(self.num_queries, dim=1).indices[..., None]
+        best = logits.amax(-1).masked_fill(barred, -math.inf).topk(self.num_queries, dim=1).indices[..., None]
         boxes = raw_boxes.gather(1, best.expand(-1, -1, 4)).sigmoid()
         proposals = StagePrediction(logits.gather(1, best.expand(-1, -1, logits.shape[-1]))[:, None], boxes[:, None])
         content = self.content().expand(len(boxes), -1, -1)
@@ -110,8 +112,10 @@ class DinoStage(DeformableDecoderLayer):
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         box = state.reference.detach()
-        padded = box * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
-        position = self.ref_point_head(box_encoding(padded, dim=state.content.shape[-1] // 2))
+        anchor = box
+        if not memory.memory.ignores_padding:  # as published: in the first level's padded extent
+            anchor = box * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+        position = self.ref_point_head(box_encoding(anchor, dim=state.content.shape[-1] // 2))
         x = self.attend(memory, state.content, position, box, state.extras.get("block"))
         handed_on = refine_boxes(in_float32(self.bbox_embed, x), box, INVERSE_SIGMOID_EPS)
         output = self.norm(x)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +25,7 @@ from ..evaluation.validation_pictures import ValidationPictures
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
 from .saving import run_and_save
-from .train_loader import TrainLoader
+from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
 from .writers import default_writers, write_results
@@ -54,6 +54,9 @@ def build_model(cfg: DictConfig) -> nn.Module:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
+    zeroer = getattr(model, "padding_zeroer", None)
+    if zeroer is not None:
+        zeroer.warn_of_leak(model.backbone)
     return model.to(device)
 
 
@@ -81,11 +84,13 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     with as_user_error(ValueError, OSError, prefix="dataloader.train: "):
         loader = instantiate(cfg.dataloader.train)
     if not isinstance(loader, TrainLoader):
-        raise UserError(
-            f"dataloader.train makes a {type(loader).__name__}; exact resume needs "
-            "sqr.engine.build_train_loader, which takes the arguments of "
-            "Detectron2's build_detection_train_loader"
-        )
+        batch = cfg.dataloader.train.get("total_batch_size")
+        if not isinstance(batch, int):
+            raise UserError(
+                f"dataloader.train makes a {type(loader).__name__} and says no total_batch_size; "
+                "add it as an argument, or use sqr.engine.build_train_loader"
+            )
+        loader = ForeignLoader(loader, total_batch_size=batch)
     amp, clip = cfg.train.amp, cfg.train.clip_grad
     return Trainer(
         model,
@@ -116,7 +121,7 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
     """
     model = create_ddp_model(build_model(cfg), **cfg.train.ddp)
     trainer = build_trainer(cfg, model)
-    _log_length(cfg, len(trainer.data_loader.dataset))
+    _log_length(cfg, trainer.data_loader)
     ema = build_ema(cfg, model)
     averaged = {} if ema is None else {"ema": ema}
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer, **averaged)
@@ -143,6 +148,7 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
             EvaluationHook(cfg.train.eval_period, run_evaluation, history),
             _best_checkpoint(cfg, model, averaged, history),
             stopping,
+            *_own_hooks(cfg),
         ]
     )
     start_iter = _load(cfg, args, model, trainer, checkpointer)
@@ -157,8 +163,24 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
     return results
 
 
-def _log_length(cfg: DictConfig, num_images: int) -> None:
-    batch = cfg.dataloader.train.total_batch_size
+def _own_hooks(cfg: DictConfig) -> list[HookBase]:
+    """The hooks of ``train.hooks``, which run after this package's."""
+    made = []
+    for number, node in enumerate(cfg.train.get("hooks") or []):
+        with as_user_error(ValueError, TypeError, prefix=f"train.hooks.{number}: "):
+            hook = instantiate(node)
+        if not isinstance(hook, HookBase):
+            raise UserError(f"train.hooks.{number} is a {type(hook).__name__}, not a detectron2.engine.HookBase")
+        made.append(hook)
+    return made
+
+
+def _log_length(cfg: DictConfig, loader: TrainLoader | ForeignLoader) -> None:
+    batch, dataset = cfg.dataloader.train.total_batch_size, loader.dataset
+    if not isinstance(loader, TrainLoader) or dataset is None:
+        logger.info("%d iterations of %d images", cfg.train.max_iter, batch)
+        return
+    num_images = len(dataset)
     logger.info(
         "%d iterations of %d images: %.4g epochs of the %d training images, %.4g iterations each",
         cfg.train.max_iter, batch, cfg.train.max_iter * batch / num_images, num_images, num_images / batch,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import platform
-import shlex
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import sqr
 
 from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
+from ..runs import command_line
 from .rng import seed_process
 from .wandb_writer import import_wandb
 
@@ -52,12 +51,12 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
             (output_dir / "environment.txt").write_text(describe_environment())
             if not args.eval_only or not (output_dir / "config.yaml").exists():
                 save_config(cfg, str(output_dir / "config.yaml"), header=describe_run())
-    logger.info("Command: %s", shlex.join(sys.argv))
+    logger.info("Command: %s", command_line())
     logger.info(
         "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt)",
         comm.get_world_size(), cfg.train.device, cfg.train.seed, output_dir,
     )  # fmt: skip
-    advice = "" if args.eval_only else learning_rate_advice(cfg, args.config_file)
+    advice = "" if args.eval_only or not args.config_file else learning_rate_advice(cfg, args.config_file)
     if advice:
         logger.warning("%s", advice)
     seed_process(cfg.train.seed)
@@ -69,7 +68,7 @@ def describe_run() -> str:
     versions = [f"sqr {sqr.__version__}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision")]
     versions += [f"detectron2 {detectron2.__version__}", f"Python {platform.python_version()}"]
-    return f"command: {shlex.join(sys.argv)}\nversions: {', '.join(versions)}\ngit: {_git_state()}"
+    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {_git_state()}"
 
 
 def describe_environment() -> str:

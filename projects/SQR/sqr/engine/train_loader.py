@@ -10,9 +10,10 @@ the same images with any number of processes and any number of workers.
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,14 @@ import numpy as np
 import torch
 from detectron2.data import DatasetFromList
 from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, one_line
 from .rng import epoch_permutation, seeded_sample
+
+logger = logging.getLogger(__name__)
 
 _MAX_SKIPS = 20  # how many images in a row a mapper may refuse (return None)
 
@@ -39,6 +43,9 @@ def build_train_loader(
     shuffle: bool = True,
     seed: int = 42,
     collate_fn: Callable[[list], Any] | None = None,
+    repeat_threshold: float = 0.0,
+    pin_memory: bool = False,
+    prefetch_factor: int | None = None,
 ) -> TrainLoader:
     """Takes the place of ``detectron2.data.build_detection_train_loader`` in a config.
 
@@ -53,6 +60,10 @@ def build_train_loader(
         shuffle: draw a new order for each pass; False goes through the dataset in order.
         seed: of the order and of augmentations. The trainer sets it from ``train.seed``.
         collate_fn: list of mapped samples to a batch; the list itself by default.
+        repeat_threshold: oversample images of categories that are in fewer than this share of the images, by the
+            repeat factors of LVIS (Gupta et al., 2019); 0 draws all images alike. Needs dataset dicts.
+        pin_memory, prefetch_factor: of PyTorch's DataLoader. Workers live as long as the training, so there is no
+            ``persistent_workers``.
 
     Raises:
         UserError: an empty dataset, or a batch that cannot be split evenly over the processes.
@@ -66,11 +77,14 @@ def build_train_loader(
             f"of processes ({world_size})"
         )
     wide = _wide_images(dataset) if aspect_ratio_grouping else None
+    repeats = _repeat_factors(dataset, repeat_threshold) if repeat_threshold else None
+    if repeats is not None and not shuffle:
+        raise UserError("dataloader.train.repeat_threshold needs dataloader.train.shuffle=True")
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     return TrainLoader(
         dataset, mapper, wide, total_batch_size, num_workers=num_workers, shuffle=shuffle, seed=seed,
-        collate_fn=collate_fn,
+        collate_fn=collate_fn, repeats=repeats, pin_memory=pin_memory, prefetch_factor=prefetch_factor,
     )  # fmt: skip
 
 
@@ -88,6 +102,9 @@ class TrainLoader:
         shuffle: bool,
         seed: int,
         collate_fn: Callable[[list], Any] | None,
+        repeats: np.ndarray | None = None,
+        pin_memory: bool = False,
+        prefetch_factor: int | None = None,
     ):
         self.dataset = dataset
         self.mapper = mapper
@@ -97,6 +114,8 @@ class TrainLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.collate_fn = collate_fn
+        self.repeats = repeats
+        self.pin_memory, self.prefetch_factor = pin_memory, prefetch_factor
         self.first_sample = 0
 
     def start_at(self, sample: int, *, seed: int) -> None:
@@ -112,6 +131,7 @@ class TrainLoader:
             shuffle=self.shuffle,
             first_sample=self.first_sample,
             wide=self.wide,
+            repeats=self.repeats,
             rank=comm.get_rank(),
             world_size=world_size,
         )
@@ -119,6 +139,8 @@ class TrainLoader:
             SeededDataset(self.dataset, self.mapper, self.seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            prefetch_factor=self.prefetch_factor,
             collate_fn=_as_list,
             worker_init_fn=_outlive_stop_signals,
             # A generator of its own: the default one would take a number from the training process's stream.
@@ -131,6 +153,31 @@ class TrainLoader:
             yield batch if self.collate_fn is None else self.collate_fn(batch)
 
 
+class ForeignLoader:
+    """Any other endless iterable of batches, such as that of Detectron2's ``build_detection_train_loader``.
+
+    It cannot be entered at a sample: a resumed training has exact weights and optimizer state, but sees other images.
+    """
+
+    def __init__(self, loader: Iterable, *, total_batch_size: int):
+        self.loader = loader
+        self.dataset = getattr(loader, "dataset", None)
+        self.total_batch_size = total_batch_size
+
+    def start_at(self, sample: int, *, seed: int) -> None:
+        """Say that the position is not restored."""
+        if sample:
+            logger.warning(
+                "dataloader.train is a %s, which cannot be entered at sample %d: the resumed run draws other images "
+                "than an uninterrupted one. sqr.engine.build_train_loader resumes exactly",
+                type(self.loader).__name__, sample,
+            )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.loader
+        raise UserError("dataloader.train ended; a training loader is endless (see Detectron2's TrainingSampler)")
+
+
 class PositionSampler(Sampler):
     """Endless batches of ``(dataset index, position in the run)`` pairs of one process.
 
@@ -140,6 +187,7 @@ class PositionSampler(Sampler):
         seed, shuffle: of the order of each pass.
         first_sample: how many samples of the run (all processes) were already used.
         wide: ``(size,)`` bool to batch wide and tall images apart, or None.
+        repeats: ``(size,)`` repeat factors, or None to draw all images alike.
         rank, world_size: which positions are this process's.
     """
 
@@ -152,11 +200,12 @@ class PositionSampler(Sampler):
         shuffle: bool = True,
         first_sample: int = 0,
         wide: np.ndarray | None = None,
+        repeats: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
-        self.first_sample, self.wide = first_sample, wide
+        self.first_sample, self.wide, self.repeats = first_sample, wide, repeats
         self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -177,9 +226,21 @@ class PositionSampler(Sampler):
         for position in itertools.count(first, self.world_size):
             if position // self.size != epoch:
                 epoch = position // self.size
-                order = epoch_permutation(self.seed, epoch, self.size).tolist() if self.shuffle else None
+                order = self._order(epoch) if self.shuffle else None
             index = position % self.size
             yield (order[index] if order else index), position
+
+    def _order(self, epoch: int) -> list[int]:
+        """Dataset indices of one pass; with repeat factors image ``i`` stands in it ``size * share_i`` times, rounded
+        up or down."""
+        permutation = epoch_permutation(self.seed, epoch, self.size)
+        if self.repeats is None:
+            return permutation.tolist()
+        # Systematic sampling in a random order of the images, then shuffled.
+        ends = np.cumsum(self.repeats[permutation]) * (self.size / self.repeats.sum())
+        start = epoch * 0.6180339887 % 1  # another offset in every pass
+        drawn = permutation[np.minimum(np.searchsorted(ends, np.arange(self.size) + start, "right"), self.size - 1)]
+        return drawn[epoch_permutation(self.seed + 1, epoch, self.size)].tolist()
 
     def _grouped(self, samples: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         buckets: tuple[list, list] = ([], [])
@@ -239,6 +300,18 @@ def _outlive_stop_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))
+
+
+def _repeat_factors(dataset: Sequence[dict] | Dataset, threshold: float) -> np.ndarray:
+    if not 0 < threshold <= 1:
+        raise UserError(f"dataloader.train.repeat_threshold={threshold}: a share of the images, from 0 to 1")
+    try:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(list(dataset), threshold)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            "dataloader.train.repeat_threshold needs dataset dicts with annotations; set it to 0"
+        ) from error
+    return factors.numpy().astype(float)
 
 
 def _wide_images(dataset: Sequence[dict] | Dataset) -> np.ndarray:

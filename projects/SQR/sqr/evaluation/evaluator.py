@@ -107,7 +107,7 @@ class StageEvaluator(DatasetEvaluator):
         self.dataset_name = dataset_name
         self.output_dir = Path(output_dir) if output_dir else None
         self.result: StageAnalysis | None = None
-        self._coco = load_coco(metadata.json_file)
+        self._coco = load_coco(metadata.json_file, checked=True)
         self._category_ids = sorted(self._coco.getCatIds())
         self._to_label = _label_lookup(metadata, self._category_ids)
         self._image_root = getattr(metadata, "image_root", "")

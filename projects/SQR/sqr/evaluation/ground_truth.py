@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.prepared import usable_annotations
+
 AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
 AREA_NAMES = ("all", "small", "medium", "large")
 
@@ -50,8 +52,16 @@ class GroundTruth:
         return self.crowd | (self.area < area_range[0]) | (self.area > area_range[1])
 
 
-def load_coco(annotations: str | Mapping):
-    """A ``pycocotools.coco.COCO`` from a path or an already loaded dict, without its prints."""
+def load_coco(annotations: str | Mapping, *, checked: bool = False):
+    """Load a ``pycocotools.coco.COCO`` from a path or an already loaded dict, without its prints.
+
+    Args:
+        annotations: a file in COCO's format, read as training reads it; a dict is taken as it is.
+        checked: the file is one that a registered dataset names, which was read that way before.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`sqr.data.prepared.usable_annotations`.
+    """
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -60,7 +70,7 @@ def load_coco(annotations: str | Mapping):
             coco.dataset = dict(annotations)
             coco.createIndex()
             return coco
-        return COCO(str(annotations))
+        return COCO(str(annotations) if checked else usable_annotations(str(annotations)))
 
 
 def from_coco(coco, image_ids: Sequence | None = None) -> GroundTruth:
@@ -92,7 +102,7 @@ def from_coco(coco, image_ids: Sequence | None = None) -> GroundTruth:
         image=np.asarray([n for n, _ in rows], dtype=np.int32),
         label=np.asarray([position[a["category_id"]] for _, a in rows], dtype=np.int32),
         box=np.asarray([a["bbox"] for _, a in rows], dtype=np.float64).reshape(-1, 4),
-        area=np.asarray([a["area"] for _, a in rows], dtype=np.float64),
+        area=np.asarray([a.get("area", a["bbox"][2] * a["bbox"][3]) for _, a in rows], dtype=np.float64),
         crowd=np.asarray([bool(a.get("iscrowd", 0)) for _, a in rows], dtype=bool),
         id=np.asarray([a["id"] for _, a in rows]),
     )

@@ -8,7 +8,7 @@ from .heads import in_float32, make_heads
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
-from .norm import FixedStatsBatchNorm
+from .norm import FixedStatsBatchNorm, MaskedGroupNorm
 from .position import SinePositionEmbedding, box_encoding, resize_mask, sine_encoding
 from .query_table import QueryTable
 
@@ -22,6 +22,7 @@ __all__ = [
     "CrossAttention",
     "DenseDecoderLayer",
     "FixedStatsBatchNorm",
+    "MaskedGroupNorm",
     "MultiScaleDeformableAttention",
     "QueryTable",
     "SelfAttention",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..structures import MultiScaleMemory
 from .deformable_attention import MultiScaleDeformableAttention
 from .mlp import FFN
+from .padding import check_divisible
 from .position import resize_mask
 
 
@@ -83,6 +84,7 @@ class DeformableEncoder(nn.Module):
         position_embedding: ``(B, h, w)`` padding mask -> ``(B, h, w, C)``.
         num_levels: ``L``.
         dim: ``C``.
+        ignore_padding: encode an image in the same way whatever its batch is padded to; False is as published.
     """
 
     def __init__(
@@ -93,9 +95,11 @@ class DeformableEncoder(nn.Module):
         position_embedding: nn.Module,
         num_levels: int = 4,
         dim: int = 256,
+        ignore_padding: bool = False,
     ):
         super().__init__()
         self.neck = neck
+        self.ignore_padding = ignore_padding
         self.layers = nn.ModuleList(layers)
         self.position_embedding = position_embedding
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
@@ -110,9 +114,11 @@ class DeformableEncoder(nn.Module):
             features: the backbone's output.
             padding_mask: ``(B, height, width)`` bool of the padded input images, True where padded.
         """
-        levels = self.neck(features)
+        levels = self.neck(features, padding_mask if self.ignore_padding else None)
         if len(levels) != len(self.level_embed):
             raise ValueError(f"the neck made {len(levels)} levels, the encoder has {len(self.level_embed)}")
+        if self.ignore_padding:
+            check_divisible(*padding_mask.shape[1:], levels)
         shapes = tuple((x.shape[2], x.shape[3]) for x in levels)
         masks = [resize_mask(padding_mask, shape) for shape in shapes]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
@@ -129,7 +135,7 @@ class DeformableEncoder(nn.Module):
         pixel_sizes = (1 / level_sizes(shapes, valid_ratios)).expand_as(valid_ratios)
         for layer in self.layers:
             tokens = layer(tokens, position, reference, flat_mask, shapes, pixel_sizes)
-        return MultiScaleMemory(tokens, flat_mask, shapes, valid_ratios, pixel_sizes)
+        return MultiScaleMemory(tokens, flat_mask, shapes, valid_ratios, pixel_sizes, self.ignore_padding)
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:

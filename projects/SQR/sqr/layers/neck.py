@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from .norm import MaskedGroupNorm
+from .position import resize_mask
+
 
 class ConvNeck(nn.Module):
     """One convolution and GroupNorm a level (Deformable DETR's ``input_proj``, mmdet's ``ChannelMapper``).
@@ -42,28 +45,39 @@ class ConvNeck(nn.Module):
             c = out_channels if extra else channels[-1]
             convs.append(nn.Conv2d(c, out_channels, 3, stride=2, padding=1, bias=bias))
         self.convs = nn.ModuleList(convs)
-        self.norms = nn.ModuleList(nn.GroupNorm(num_norm_groups, out_channels) for _ in convs)
+        self.norms = nn.ModuleList(MaskedGroupNorm(num_norm_groups, out_channels) for _ in convs)
         for conv in convs:
             nn.init.xavier_uniform_(conv.weight)
             if bias:
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """``{name: (B, C_in, h, w)}`` -> ``num_levels`` maps ``(B, C, h, w)``, finest first."""
+    def forward(self, features: Mapping[str, Tensor], padding_mask: Tensor | None = None) -> list[Tensor]:
+        """Make the levels.
+
+        Args:
+            features: ``{name: (B, C_in, h, w)}``.
+            padding_mask: ``(B, height, width)`` bool of the padded input images: leave padding out of statistics and
+                convolutions, and make it zero. None, as published: padding counts like anything else.
+
+        Returns:
+            ``num_levels`` maps ``(B, C, h, w)``, finest first.
+        """
         inputs = [features[name] for name in self.in_features]
-        levels = [norm(conv(x)) for conv, norm, x in zip(self.convs, self.norms, inputs, strict=False)]
+        levels = [
+            _normalised(norm, conv(x), padding_mask)
+            for conv, norm, x in zip(self.convs, self.norms, inputs, strict=False)
+        ]
         x = inputs[-1]
+        if padding_mask is not None:
+            x = x.masked_fill(resize_mask(padding_mask, x.shape[-2:])[:, None], 0)
         for conv, norm in zip(self.convs[len(inputs) :], self.norms[len(inputs) :], strict=True):
-            x = norm(conv(x))
+            x = _normalised(norm, conv(x), padding_mask)
             levels.append(x)
         return levels
 
 
 class ChannelMappingNeck(nn.Module):
     """One 1x1 convolution a level and *one* GroupNorm that all levels share (AdaMixer's ``ChannelMapping``).
-
-    The norm's statistics include padding, as published: an image's features depend a little on how far its batch is
-    padded.
 
     Args:
         in_channels: channels of each backbone feature by name, finest first.
@@ -75,11 +89,17 @@ class ChannelMappingNeck(nn.Module):
         super().__init__()
         self.in_features: Sequence[str] = tuple(in_channels)
         self.convs = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels.values())
-        self.norm = nn.GroupNorm(num_norm_groups, out_channels)
+        self.norm = MaskedGroupNorm(num_norm_groups, out_channels)
         for conv in self.convs:
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """``{name: (B, C_in, h, w)}`` -> a map ``(B, C, h, w)`` a level, finest first."""
-        return [self.norm(conv(features[name])) for conv, name in zip(self.convs, self.in_features, strict=True)]
+    def forward(self, features: Mapping[str, Tensor], padding_mask: Tensor | None = None) -> list[Tensor]:
+        """``{name: (B, C_in, h, w)}`` -> one map ``(B, C, h, w)`` per level; the mask as :meth:`ConvNeck.forward`."""
+        levels = [conv(features[name]) for conv, name in zip(self.convs, self.in_features, strict=True)]
+        return [_normalised(self.norm, x, padding_mask) for x in levels]
+
+
+def _normalised(norm: MaskedGroupNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """``norm(x)`` with the mask of the padded images brought to the size of ``x``."""
+    return norm(x, None if padding_mask is None else resize_mask(padding_mask, x.shape[-2:]))

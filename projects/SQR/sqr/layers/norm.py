@@ -6,6 +6,31 @@ import torch
 from torch import Tensor, nn
 
 
+class MaskedGroupNorm(nn.GroupNorm):
+    """GroupNorm whose statistics can leave padding out. State dicts are those of ``nn.GroupNorm``."""
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Normalise.
+
+        Args:
+            x: ``(B, C, h, w)``.
+            padding_mask: ``(B, h, w)`` bool, True where padded; None counts every pixel.
+
+        Returns:
+            ``(B, C, h, w)``, zero where padded; float32 of lower precision, as PyTorch's under autocast.
+        """
+        if padding_mask is None:
+            return super().forward(x)
+        valid = (~padding_mask)[:, None, None]  # (B, 1, 1, h, w)
+        grouped = (x if x.dtype == torch.float64 else x.float()).unflatten(1, (self.num_groups, -1))
+        pixels = valid.sum((2, 3, 4), keepdim=True) * grouped.shape[2]
+        mean = (grouped * valid).sum((2, 3, 4), keepdim=True) / pixels
+        centred = (grouped - mean) * valid
+        variance = centred.square().sum((2, 3, 4), keepdim=True) / pixels
+        normalised = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+        return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None]) * valid[:, 0]
+
+
 class FixedStatsBatchNorm(nn.Module):
     """Batch norm with pretrained, fixed statistics and a *trainable* scale and shift (mmdet's ``norm_eval=True``).
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..structures import MultiScaleMemory
 from .deformable_encoder import token_centres
 from .heads import in_float32
@@ -14,7 +15,7 @@ from .heads import in_float32
 
 def propose(
     memory: MultiScaleMemory, *, project: nn.Module, class_embed: nn.Module, bbox_embed: nn.Module
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Score every token and predict its box.
 
     Args:
@@ -23,19 +24,21 @@ def propose(
         class_embed, bbox_embed: heads, ``C -> K`` and ``C -> 4``.
 
     Returns:
-        ``(B, N, C)`` projected tokens, ``(B, N, K)`` logits and ``(B, N, 4)`` logits of boxes (infinite where a token
-        cannot propose).
+        ``(B, N, C)`` projected tokens, ``(B, N, K)`` logits, ``(B, N, 4)`` logits of boxes (infinite where a token
+        cannot propose), and ``(B, N)`` bool, True for tokens that must not be chosen: none in the published models,
+        whose choice may fall on padding; those that cannot propose where the memory ignores padding.
     """
     anchors, invalid = token_anchors(memory)
     tokens = project(memory.tokens.masked_fill(invalid, 0))
-    return tokens, class_embed(tokens), in_float32(bbox_embed, tokens) + anchors
+    barred = invalid[..., 0] if memory.ignores_padding else torch.zeros_like(invalid[..., 0])
+    return tokens, class_embed(tokens), in_float32(bbox_embed, tokens) + anchors, barred
 
 
 def check_enough_tokens(memory: MultiScaleMemory, num_queries: int) -> None:
-    """Raise a ValueError if fewer tokens than queries exist."""
+    """Raise a UserError if fewer tokens than queries exist."""
     num_tokens = memory.tokens.shape[1]
     if num_tokens < num_queries:
-        raise ValueError(
+        raise UserError(
             f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
             "lower num_queries or num_auxiliary, or use larger images"
         )

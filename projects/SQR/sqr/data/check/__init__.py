@@ -1,6 +1,6 @@
 """Checks a detection dataset before it is trained on: what it holds, and everything that is wrong with it."""
 
-from .defects import KINDS, Defect
+from ..defects import KINDS, Defect
 from .inspection import Inspection, inspect_dataset
 from .report import report_dict, report_text
 

@@ -6,37 +6,53 @@ import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
-from .. import yolo
-from ..images import read_image
+from ..images import UnreadableImageError, read_image
+from ..records import ImageRecord, ObjectRecord
+from ..values import clip_box
 from .inspection import Inspection
 from .probe import ImageFacts
-from .records import ImageRecord, ObjectRecord
 from .report import class_names
 
 _KEPT_MODES = ("RGB", "L", "1")  # grey loses nothing by staying grey
+_JPEG = (".jpg", ".jpeg", ".jfif")
 _SAME_RATIO = 0.02  # how far the scales of width and height may differ in an image that was resized as a whole
+_LONGEST_NAME = 200
 
 
 @dataclass
 class CopySummary:
-    """What became of images and objects."""
+    """What became of images, objects and classes.
+
+    Attributes:
+        images, encoded, objects: numbers of what was written, and how many images were encoded anew.
+        dropped_objects: how many objects of the original are not in the copy.
+        left_out: a line for every image that is not in the copy, with the reason.
+        classes: a line for every class that was merged, added or left out.
+    """
 
     images: int = 0
     encoded: int = 0
-    dropped_images: int = 0
     objects: int = 0
     dropped_objects: int = 0
+    left_out: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
-            f"{self.images} images ({self.encoded} encoded anew, {self.dropped_images} left out), "
+            f"{self.images} images ({self.encoded} encoded anew, {len(self.left_out)} left out), "
             f"{self.objects} objects ({self.dropped_objects} left out)"
         )
+
+    @property
+    def changes(self) -> list[str]:
+        """Lines for classes and for images that are not in the copy."""
+        return [*self.classes, *self.left_out]
 
 
 def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummary:
@@ -46,8 +62,8 @@ def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummar
     JPEG, others become PNG) are those that EXIF turns, with transparency or a palette, in print colours, or of 16
     bits. Left out are images that are missing, broken, of floats, or of a size that tells nothing of where the boxes
     are; boxes of an image that was resized as a whole are scaled. Boxes are clipped to the image; those without area,
-    repeated ones, and all that the report lists as unusable are left out. All splits get the same classes.
-    Segmentations are not copied.
+    repeated ones, and all that the report lists as unusable are left out. All splits get the same classes; classes of
+    one name become one.
 
     Args:
         inspection: of the dataset.
@@ -60,14 +76,17 @@ def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummar
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder")
-    classes = _classes(inspection)
     summary = CopySummary()
+    classes = _classes(inspection, summary)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         (partial / "annotations").mkdir(parents=True)
-        for name in inspection.splits:
-            content = _write_split(inspection, name, partial / name, classes, summary)
+        for name, split in inspection.splits.items():
+            summary.left_out += [f"{name} {file}: {reason}" for file, reason in split.dropped_images]
+            summary.dropped_objects += split.dropped_objects
+            images = partial / (name if name != "annotations" else "images_annotations")
+            content = _write_split(inspection, name, images, classes, summary)
             (partial / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
         os.replace(partial, folder)
     finally:
@@ -75,31 +94,45 @@ def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummar
     return summary
 
 
-def _classes(inspection: Inspection) -> list[str]:
-    """All classes but a placeholder that no split uses."""
-    used = {o.category for split in inspection.splits.values() for image in split.images for o in image.objects}
-    placeholders = {split.placeholder for split in inspection.splits.values()} - used
-    return [name for name in class_names(inspection) if name not in placeholders]
+def _classes(inspection: Inspection, summary: CopySummary) -> list[str]:
+    """All classes but a placeholder that no split uses; notes what differs from any split's own."""
+    splits = inspection.splits.values()
+    used = {o.category for split in splits for image in split.images for o in image.objects}
+    placeholders = {split.placeholder for split in splits} - used
+    for name in sorted(filter(None, placeholders)):
+        summary.classes.append(f"class {name!r}: left out, a group that no object is of")
+    for split in splits:
+        summary.classes += [f"class {name!r} of {split.name}: left out, {why}" for name, why in split.dropped_classes]
+    for defect in inspection.defects:
+        if defect.kind == "duplicate_category_name":
+            summary.classes.append(f"class of {defect.split}: merged, {defect.text}")
+    classes = [name for name in class_names(inspection) if name not in placeholders]
+    for split in splits:
+        added = [name for name in classes if split.classes and name not in split.classes]
+        summary.classes += [f"class {name!r}: added to {split.name}" for name in added]
+    return classes
 
 
 def _write_split(
     inspection: Inspection, split: str, folder: Path, classes: list[str], summary: CopySummary
 ) -> dict[str, list]:
     folder.mkdir()
-    names = _unique_names([image for image, _ in inspection.images(split)])
+    names = _file_names(inspection.images(split))
     ids = {name: number for number, name in enumerate(classes, start=1)}
     images: dict[str, dict] = {}
     objects: dict[str, list[ObjectRecord]] = {}
     for image, fact in inspection.images(split):
         size = fact.stored_size if image.size == fact.stored_size else fact.size
         scale = _scale(image, fact)
-        if scale is None:
-            summary.dropped_images += 1
+        reason = "" if scale else _why_unusable(image, fact)
+        if not reason and image.path not in images:
+            reason = _write_image(image, fact, folder / names[image.path], summary)
+        if reason:
+            summary.left_out.append(f"{split} {image.file_name}: {reason}")
             summary.dropped_objects += len(image.objects)
             continue
-        if image.path not in images:
-            file_name = _write_image(image, fact, folder, names, summary)
-            images[image.path] = {"id": len(images) + 1, "file_name": file_name, "width": size[0], "height": size[1]}
+        images.setdefault(image.path, {"id": len(images) + 1, "file_name": names[image.path], "width": size[0],
+                                       "height": size[1]})  # fmt: skip
         kept = objects.setdefault(image.path, [])
         for item in image.objects:
             clean = _clean_object(item, scale, size)
@@ -107,13 +140,14 @@ def _write_split(
                 summary.dropped_objects += 1
             else:
                 kept.append(clean)
-    annotations = []
-    for path, kept in objects.items():
-        for item in kept:
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": images[path]["id"], "category_id": ids[item.category],
-                 "bbox": item.box, "area": round(item.box[2] * item.box[3], 4), "iscrowd": int(item.crowd)}
-            )  # fmt: skip
+    annotations = [
+        {"id": 0, "image_id": images[path]["id"], "category_id": ids[item.category], "bbox": item.box,
+         "area": item.area, "iscrowd": int(item.crowd)}
+        for path, kept in objects.items()
+        for item in kept
+    ]  # fmt: skip
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
     summary.images += len(images)
     summary.objects += len(annotations)
     categories = [{"id": number, "name": name} for name, number in ids.items()]
@@ -126,48 +160,71 @@ def _scale(image: ImageRecord, fact: ImageFacts) -> tuple[float, float] | None:
         return None
     if image.size in (fact.size, fact.stored_size):
         return 1.0, 1.0
-    if min(image.size) <= 0:
-        return None
     x, y = fact.size[0] / image.size[0], fact.size[1] / image.size[1]
     return (x, y) if abs(x / y - 1) < _SAME_RATIO else None
 
 
+def _why_unusable(image: ImageRecord, fact: ImageFacts) -> str:
+    if fact.error or image.size is None:
+        return fact.error or "its size cannot be read"
+    if fact.mode == "F":
+        return "its pixels are floats of an unknown range"
+    return "{}x{}, annotated as {}x{}".format(*fact.size, *image.size)
+
+
 def _clean_object(item: ObjectRecord, scale: tuple[float, float], size: tuple[int, int]) -> ObjectRecord | None:
     scaled = [value * factor for value, factor in zip(item.box, (*scale, *scale), strict=True)]
-    box = [round(v, 4) for v in yolo.clip_box(scaled, size)]
-    return ObjectRecord(item.category, box, item.crowd) if min(box[2:]) > 0 else None
+    box = [round(v, 4) for v in clip_box(scaled, size)]
+    if min(box[2:]) <= 0:
+        return None
+    area = min(item.area * scale[0] * scale[1], box[2] * box[3])
+    return ObjectRecord(item.category, box, item.crowd, round(area, 4) or box[2] * box[3])
 
 
-def _unique_names(images: list[ImageRecord]) -> dict[str, str]:
-    """A file name for each path: its own, with its folders in front where two share one."""
-    paths = {image.path: image.file_name for image in images}
-    counts = Counter(os.path.basename(name) for name in paths.values())
-    return {
-        path: os.path.basename(name) if counts[os.path.basename(name)] == 1 else name.strip("./").replace(os.sep, "_")
-        for path, name in paths.items()
-    }
+def _file_names(images: Sequence[tuple[ImageRecord, ImageFacts]]) -> dict[str, str]:
+    """A file name in the copy for each path: its own, with its folders in front where two share one."""
+    facts = {image.path: (image.file_name, fact) for image, fact in images}
+    counts = Counter(os.path.basename(name).casefold() for name, _ in facts.values())
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for path, (name, fact) in facts.items():
+        base = os.path.basename(name)
+        if counts[base.casefold()] > 1:
+            base = name.strip("./").replace(os.sep, "_")
+        stem, suffix = os.path.splitext(base)
+        if not _is_kept(fact) and suffix.lower() not in _JPEG:
+            stem, suffix = (stem if suffix.lower() == ".png" else base.replace(".", "_")), ".png"
+        stem = stem[-_LONGEST_NAME:]
+        number, candidate = 1, stem + suffix
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{stem}_{number}{suffix}"
+        taken.add(candidate.casefold())
+        names[path] = candidate
+    return names
 
 
-def _write_image(
-    image: ImageRecord, fact: ImageFacts, folder: Path, names: dict[str, str], summary: CopySummary
-) -> str:
-    """Link, copy or encode one image; returns its name in ``folder``."""
-    source, target = Path(image.path), folder / names[image.path]
-    if fact.orientation == 1 and not fact.transparent and fact.mode in _KEPT_MODES:
+def _is_kept(fact: ImageFacts) -> bool:
+    """Whether the file itself can stand in the copy."""
+    return fact.orientation == 1 and not fact.transparent and fact.mode in _KEPT_MODES
+
+
+def _write_image(image: ImageRecord, fact: ImageFacts, target: Path, summary: CopySummary) -> str:
+    """Link, copy or encode one image; returns why it cannot be."""
+    if _is_kept(fact):
         try:
-            os.link(source, target)
+            os.link(image.path, target)
         except OSError:  # another file system, or one without links
-            shutil.copyfile(source, target)
-        return target.name
+            shutil.copyfile(image.path, target)
+        return ""
+    size = fact.stored_size if image.size == fact.stored_size else fact.size
+    try:
+        pixels = Image.fromarray(read_image(image.path, annotated_size=size))
+    except UnreadableImageError as error:
+        return str(error)
     summary.encoded += 1
-    stored = image.size == fact.stored_size
-    pixels = Image.fromarray(read_image(image.path, annotated_size=fact.stored_size if stored else fact.size))
-    if target.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
+    if target.suffix.lower() in _JPEG:
         pixels.save(target, format="JPEG", quality=95, subsampling=0)
     else:
-        name = target.with_suffix(".png").name
-        if name != target.name and (name in names.values() or (folder / name).exists()):
-            name = f"{target.name.replace('.', '_')}.png"
-        target = folder / name
         pixels.save(target, format="PNG")
-    return target.name
+    return ""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from .. import yolo
-from ..layouts import DatasetFolder, YoloSplit
-from .defects import ERROR, Defect
+from ..defects import ERROR, Defect
+from ..layouts import DatasetFolder
+from ..records import ImageRecord, SplitRecord
+from ..values import shown_box
 from .probe import ImageFacts, probe_images
-from .records import ImageRecord, SplitRecord, read_split
-
-_TOLERANCE = 0.5  # px a box may reach out of its image before it is worth a word: rounding
 
 
 @dataclass
@@ -52,7 +50,7 @@ def inspect_dataset(
         queries: how many a detector has; a training image with more objects cannot be trained on.
         decode, workers: see :func:`~.probe.probe_images`.
     """
-    splits = {name: read_split(name, split) for name, split in dataset.splits.items()}
+    splits = {name: split.read(name) for name, split in dataset.splits.items()}
     facts = {
         name: probe_images([image.path for image in split.images], decode=decode, workers=workers)
         for name, split in splits.items()
@@ -61,32 +59,25 @@ def inspect_dataset(
     for name, split in splits.items():
         for image, fact in inspection.images(name):
             _check_file(split, image, fact)
-            if isinstance(dataset.splits[name], YoloSplit):
-                _to_pixels(image, fact)
             _check_objects(split, image, queries if name not in ("val", "test") else None)
-        if not split.images and not split.defects:
-            split.note("no_images", split.source, "no images")
-        elif name == "train" and split.images and not any(not o.crowd for image in split.images for o in image.objects):
-            yolo_split = isinstance(dataset.splits[name], YoloSplit)
-            looked = f"; labels looked for: {yolo.label_file(split.images[0].path)}, ..." if yolo_split else ""
-            split.note("no_boxes", split.source, f"no box to train on{looked}")
+        if not split.has_objects and not _unreadable(split):
+            kind = "no_boxes" if name in ("train", "val") else "no_boxes_to_evaluate"
+            split.note(kind, split.source, "no usable box")
         inspection.defects += split.defects
     inspection.defects += [*_class_defects(inspection), *_split_defects(dataset), *_repeated_content(inspection)]
     return inspection
 
 
-def _to_pixels(image: ImageRecord, fact: ImageFacts) -> None:
-    """YOLO's shares of the image become pixels."""
-    image.size = None if fact.error else fact.size
-    if image.size:
-        for item in image.objects:
-            item.box = yolo.absolute_box(yolo.LabelRow(0, tuple(item.box)), image.size)
+def _unreadable(split: SplitRecord) -> bool:
+    """Whether what was noted while reading already says why there is nothing in it."""
+    return any(defect.kind in ("unreadable_annotations", "no_images") for defect in split.defects)
 
 
 def _check_file(split: SplitRecord, image: ImageRecord, fact: ImageFacts) -> None:
     name = image.file_name
     if fact.error:
-        split.note("missing_image" if fact.missing else "undecodable_image", name, fact.error)
+        if not fact.missing and image.size is not None:  # otherwise it was noted while the annotations were read
+            split.note("undecodable_image", name, fact.error)
         return
     if image.size is not None and image.size not in (fact.size, fact.stored_size):
         size = "{}x{}".format(*fact.size)
@@ -111,20 +102,7 @@ def _check_objects(split: SplitRecord, image: ImageRecord, queries: int | None) 
         split.note("too_many_objects", name, f"{len(trained)} objects, {queries} queries")
     for (category, box), count in Counter((o.category, tuple(o.box)) for o in trained).items():
         if count > 1:
-            split.note("duplicate_box", name, f"{count} times {category} {_shown(box)}")
-    if image.size is None:
-        return
-    for item in image.objects:
-        x, y, w, h = item.box
-        clipped = yolo.clip_box(item.box, image.size)
-        if min(clipped[2:]) <= 0:
-            split.note("degenerate_box", name, f"{item.category} {_shown(item.box)}")
-        elif max(-x, -y, x + w - image.size[0], y + h - image.size[1]) > _TOLERANCE:
-            split.note("box_outside", name, "{} {} in {}x{}".format(item.category, _shown(item.box), *image.size))
-
-
-def _shown(box) -> str:
-    return "[" + ", ".join(f"{v:.6g}" for v in box) + "]"
+            split.note("duplicate_box", name, f"{count} times {category} {shown_box(box)}")
 
 
 def _class_defects(inspection: Inspection) -> list[Defect]:
@@ -148,14 +126,16 @@ def _class_defects(inspection: Inspection) -> list[Defect]:
 
 
 def _split_defects(dataset: DatasetFolder) -> list[Defect]:
-    if dataset.layout == "COCO file":
+    if dataset.partial:
         return []
-    hints = {"train": "set data.train.split to one of these", "val": "set data.val.split to one of these"}
+    there = ", ".join(dataset.splits)
+    hint = "--split 0.2 --fix FOLDER divides it" if len(dataset.splits.keys() - {"test"}) == 1 else ""
     return [
-        Defect("split_missing", "", dataset.root, f"no {name}, only {', '.join(dataset.splits)}; {hint}")
-        for name, hint in hints.items()
+        Defect("split_missing", "", dataset.root,
+               f"no {name}, only {there}; {hint or f'set data.{name}.split to one of these'}")
+        for name in ("train", "val")
         if name not in dataset.splits
-    ]
+    ]  # fmt: skip
 
 
 def _repeated_content(inspection: Inspection) -> list[Defect]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from ..images import exif_orientation, upright_size, why_unreadable
@@ -24,6 +25,8 @@ class ImageFacts:
         orientation: EXIF's, 1 to 8.
         transparent: it has an alpha channel or a transparent palette entry.
         digest: of the file's bytes; empty where it was not decoded.
+        fingerprint: 64 bits that are alike for images that look alike (whether each of 8 x 8 areas is brighter than
+            its right neighbour); None where it was not decoded or is of one colour.
         error: why it cannot be used, empty if it can.
         missing: there is no such file.
     """
@@ -34,6 +37,7 @@ class ImageFacts:
     orientation: int = 1
     transparent: bool = False
     digest: str = ""
+    fingerprint: int | None = None
     error: str = ""
     missing: bool = False
 
@@ -67,7 +71,7 @@ def _decoded(path: str) -> ImageFacts:
             facts = _facts(image)
             image.draft(image.mode, (1, 1))  # JPEG: read all of it, but compute an eighth of the pixels
             image.load()
-            return ImageFacts(**facts, digest=hashlib.sha1(data).hexdigest())
+            return ImageFacts(**facts, digest=hashlib.sha1(data).hexdigest(), fingerprint=_fingerprint(image))
     except Exception as error:  # as above
         return _failure(path, error)
 
@@ -80,6 +84,12 @@ def _facts(image: Image.Image) -> dict:
         "orientation": exif_orientation(image),
         "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"),
     }
+
+
+def _fingerprint(image: Image.Image) -> int | None:
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = grey[:, :-1] > grey[:, 1:]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big") if bits.any() else None
 
 
 def _failure(path: str, error: Exception) -> ImageFacts:

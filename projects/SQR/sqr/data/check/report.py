@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
-from .defects import ERROR, KINDS, WARNING, Defect
+from ..defects import ERROR, KINDS, WARNING, Defect
+from ..records import SplitRecord
 from .inspection import Inspection
-from .records import SplitRecord
 
 SIZES = ("small", "medium", "large")
 _BOUNDS = (32.0**2, 96.0**2)  # COCO's, in square pixels of the image as it is

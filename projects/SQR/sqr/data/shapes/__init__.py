@@ -169,3 +169,6 @@ def _write_split(folder: Path, split: str, settings: ShapesSettings) -> None:
     target = folder / "annotations" / f"instances_{split}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(content))
+
+
+register_shapes()

@@ -1,4 +1,4 @@
-"""Tests of data never write to the user's cache folder."""
+"""No test writes to the user's cache folder."""
 
 import pytest
 

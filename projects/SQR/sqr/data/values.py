@@ -1,0 +1,97 @@
+"""Values of annotation files as people and tools write them, read as what they mean: one place for all formats."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0*)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
+LARGEST_ID = 2**63 - 1  # what NumPy, and with it COCO's evaluation, can hold
+
+
+def read_id(value: Any) -> int | str | None:
+    """An id: 7, 7.0, "7" and "7.0" are the same one; other text stays text. None if it is neither."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text.partition(".")[0]) if _INTEGER.fullmatch(text) else text or None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_plain_id(value: Any, *, smallest: int = 0) -> bool:
+    """Whether an id can be used as it is: an integer from ``smallest`` to :data:`LARGEST_ID`."""
+    return type(value) is int and smallest <= value <= LARGEST_ID
+
+
+def read_number(value: Any) -> float | None:
+    """A finite number, also one written as text; None if it is none."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def read_size(value: Any) -> int | None:
+    """A width or height: a positive whole number of pixels; None if it is none."""
+    number = read_number(value)
+    return int(number) if number is not None and number >= 1 and number.is_integer() else None
+
+
+def read_flag(value: Any) -> bool | None:
+    """Yes or no, also as text; None if it is neither. A missing value is no."""
+    if value is None:
+        return False
+    if isinstance(value, str):
+        return _FLAGS.get(value.strip().lower())
+    return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else None
+
+
+def read_name(value: Any) -> str | None:
+    """A class name, in Unicode's composed form and without white space or a byte order mark around it: text or an
+    integer; None if it is blank or neither."""
+    text = read_file_name(value)
+    return unicodedata.normalize("NFC", text.strip("\ufeff \t\r\n")) if text else None
+
+
+def read_file_name(value: Any) -> str | None:
+    """A file name as it is written: text or an integer; None if it is blank or neither."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_ID:
+        value = str(value)
+    return value if isinstance(value, str) and value.strip("\ufeff \t\r\n") else None
+
+
+def read_box(value: Any) -> list[float] | None:
+    """Four finite numbers; None if they are not."""
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        return None
+    numbers = [read_number(v) for v in value]
+    return None if None in numbers else numbers
+
+
+def upright_box(box: Sequence[float]) -> list[float]:
+    """``[x, y, width, height]`` with positive sides: a box drawn from another corner is turned round."""
+    x, y, w, h = box
+    return [x + min(w, 0.0), y + min(h, 0.0), abs(w), abs(h)]
+
+
+def clip_box(box: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """``[x, y, width, height]`` cut to the image; width or height is 0 or less where nothing is left."""
+    (x, y, w, h), (width, height) = box, size
+    left, top = max(x, 0.0), max(y, 0.0)
+    return [left, top, min(x + w, width) - left, min(y + h, height) - top]
+
+
+def shown_box(box: Sequence[float]) -> str:
+    """A box for messages."""
+    return "[" + ", ".join(f"{v:.6g}" for v in box) + "]"
