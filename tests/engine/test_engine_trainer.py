@@ -95,9 +95,9 @@ def test_a_sampled_plan_is_drawn_by_seed_and_iteration(monkeypatch):
             self.decoder = RecollectingDecoder(stages=[torch.nn.Identity() for _ in range(6)], plan={"name": "sampled"})
             self.seen = []
 
-        def forward(self, batched_inputs):
+        def forward(self, batched_inputs, **options):
             self.seen.append(self.decoder.active_plan)
-            return super().forward(batched_inputs)
+            return super().forward(batched_inputs, **options)
 
     def plans(start, end, rank=0, **options):
         trainer = make_trainer(Recollecting(), **options)

@@ -281,7 +281,7 @@ class MultiScaleMemory:
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
         valid_ratios: ``(B, L, 2)`` unpadded share of each level's width and height, in (0, 1].
         pixel_sizes: ``(B, L, 2)`` share of each level's padded width and height that one pixel of it is.
-        ignores_padding: whether what is made of the memory must not depend on how far the batch is padded.
+        ignores_padding: whether results computed from the memory must not depend on how far the batch is padded.
     """
 
     tokens: Tensor

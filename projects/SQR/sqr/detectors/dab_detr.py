@@ -203,9 +203,9 @@ class DabDeformableStage(DeformableDecoderLayer):
         self.ref_point_head = ref_point_head
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
-        box = state.reference
-        if not memory.memory.ignores_padding:
-            box = box * memory.memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+        box, levels = state.reference, memory.memory
+        if not levels.ignores_padding:
+            box = box * levels.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
         position = self.ref_point_head(box_encoding(box, dim=state.content.shape[-1] // 2))
         if self.query_scale is not None:
             position = position * self.query_scale(state.content)
