@@ -7,6 +7,8 @@ SYSTEM_PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DETECTRON2 ?=
 PYTHON := $(VENV)/bin/python
+# The registry's wheel of Detectron2 needs both; a Detectron2 from its repository needs neither.
+PINS := $(if $(DETECTRON2),,'numpy<2' 'setuptools<81')
 OUTPUT ?= output/demo
 PYTEST_ARGS ?= -n 2 --dist loadfile
 DEMO_ARGS ?= train.max_iter=1300
@@ -34,7 +36,7 @@ setup: $(VENV)/.installed
 # Each stamp is one step, so that a second call skips what is done and a failed one goes on where it stopped.
 $(VENV)/.torch:
 	$(SYSTEM_PYTHON) -m venv $(VENV)
-	$(PYTHON) -m pip install -q $(TORCH) 'numpy<2' 'setuptools<81' wheel ninja
+	$(PYTHON) -m pip install -q $(TORCH) $(PINS) setuptools wheel ninja
 	touch $@
 
 $(VENV)/.detectron2: $(VENV)/.torch dev/install_detectron2.sh $(if $(DETECTRON2),always)
@@ -42,8 +44,8 @@ $(VENV)/.detectron2: $(VENV)/.torch dev/install_detectron2.sh $(if $(DETECTRON2)
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.detectron2 $(SOURCES)
-	$(PYTHON) -m pip install -q --no-build-isolation -e '.[dev]' 'numpy<2'
+	$(PYTHON) -m pip install -q --no-build-isolation -e '.[dev]' $(PINS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build output *.egg-info projects/SQR/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info projects/SQR/*.egg-info .pytest_cache .ruff_cache

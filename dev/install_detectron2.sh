@@ -24,4 +24,6 @@ trap 'rm -rf "$dir"' EXIT
 wheel=$(ls "$dir"/$name-*.whl)
 echo "$sum  $wheel" | sha256sum -c --quiet
 mv "$wheel" "$dir/$name-py3-none-any.whl"
-"$python" -m pip install -q "$dir/$name-py3-none-any.whl"
+"$python" -m pip install -q "$dir/$name-py3-none-any.whl" 'numpy<2' 'setuptools<81'
+# It also holds a top-level package named tools (Detectron2's scripts), which would shadow a user's own.
+rm -rf "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tools"

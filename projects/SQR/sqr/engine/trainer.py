@@ -191,7 +191,8 @@ class Trainer(SimpleTrainer):
             with autocast:
                 losses = self.model(data) if totals is None else self.model(data, batch_totals=totals)
         except UserError as error:  # the model's checks of its numbers and its input
-            raise UserError(f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}") from error
+            kind = NonFiniteError if isinstance(error, NonFiniteError) else UserError
+            raise kind(f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}") from error
         return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
     # ------------------------------------------------------------------ numbers
