@@ -21,7 +21,7 @@ from torch import nn
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
-from ..layers.proposals import check_enough_tokens, propose
+from ..layers.proposals import propose
 from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 from ..targets import Targets
 
@@ -96,9 +96,9 @@ class ProposalQueries(nn.Module):
 
     def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
-        check_enough_tokens(memory, num_queries)
         tokens, logits, raw_boxes, barred = propose(
             memory,
+            at_least=num_queries,
             project=lambda x: self.enc_output_norm(self.enc_output(x)),
             class_embed=self.class_embed,
             bbox_embed=self.bbox_embed,

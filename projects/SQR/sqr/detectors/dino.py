@@ -18,7 +18,7 @@ from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.denoising import ContrastiveDenoising
-from ..layers.proposals import check_enough_tokens, propose
+from ..layers.proposals import propose
 from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 from ..targets import Targets
 
@@ -54,9 +54,9 @@ class DinoQueries(nn.Module):
 
     def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         """``targets`` are the batch's objects in training, None in evaluation."""
-        check_enough_tokens(memory, self.num_queries)
         _, logits, raw_boxes, barred = propose(
             memory,
+            at_least=self.num_queries,
             project=lambda x: self.enc_output_norm(self.enc_output(x)),
             class_embed=self.class_embed,
             bbox_embed=self.bbox_embed,

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..structures import MultiScaleMemory
 from .deformable_encoder import token_centres
 from .heads import in_float32
 
 
 def propose(
-    memory: MultiScaleMemory, *, project: nn.Module, class_embed: nn.Module, bbox_embed: nn.Module
+    memory: MultiScaleMemory, *, at_least: int, project: nn.Module, class_embed: nn.Module, bbox_embed: nn.Module
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Score every token and predict its box.
 
     Args:
         memory: tokens that cannot propose count as zero.
+        at_least: how many tokens to return; an image of fewer, such as a strip, gets tokens that cannot propose.
         project: ``C -> C``, applied to the tokens first.
         class_embed, bbox_embed: heads, ``C -> K`` and ``C -> 4``.
 
@@ -29,19 +30,12 @@ def propose(
         whose choice may fall on padding; those that cannot propose where the memory ignores padding.
     """
     anchors, invalid = token_anchors(memory)
-    tokens = project(memory.tokens.masked_fill(invalid, 0))
+    lacking = max(0, at_least - memory.tokens.shape[1])
+    anchors = F.pad(anchors, (0, 0, 0, lacking), value=math.inf)
+    invalid = F.pad(invalid, (0, 0, 0, lacking), value=True)
+    tokens = project(F.pad(memory.tokens, (0, 0, 0, lacking)).masked_fill(invalid, 0))
     barred = invalid[..., 0] if memory.ignores_padding else torch.zeros_like(invalid[..., 0])
     return tokens, class_embed(tokens), in_float32(bbox_embed, tokens) + anchors, barred
-
-
-def check_enough_tokens(memory: MultiScaleMemory, num_queries: int) -> None:
-    """Raise a UserError if fewer tokens than queries exist."""
-    num_tokens = memory.tokens.shape[1]
-    if num_tokens < num_queries:
-        raise UserError(
-            f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
-            "lower num_queries or num_auxiliary, or use larger images"
-        )
 
 
 def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
