@@ -11,7 +11,7 @@ from torchvision.ops import generalized_box_iou_loss
 from helpers import random_targets
 from sqr.boxes import corners_and_area, generalized_iou, xyxy_to_cxcywh
 from sqr.classification import FocalClassification
-from sqr.criterion import SetCriterion
+from sqr.criterion import SetCriterion, average_count
 from sqr.matcher import HungarianMatcher
 from sqr.recollection import Plan
 from sqr.structures import StagePrediction
@@ -73,6 +73,21 @@ def test_normaliser_is_the_number_of_objects_and_at_least_one():
     p = outputs[0].logits.sigmoid()
     all_negative = (2 * 0.75 * p**2 * -(1 - p).log()).sum()
     torch.testing.assert_close(empty["loss_class/stage1"], all_negative, rtol=1e-4, atol=0)
+
+
+def test_the_normaliser_is_averaged_over_processes(monkeypatch):
+    """This process has 5 objects, the other one 2; or none and one."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for ours, theirs, expected in ((5, 2, 3.5), (0, 1, 1.0)):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda total, n=theirs: total.add_(n))
+        assert average_count(ours, torch.device("cpu")) == expected
+    plan, outputs, targets = Plan.sequential(1), steps(Plan.sequential(1)), random_targets([3, 2])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(15))  # the average is 10
+    halved = criterion()(outputs, plan, targets)
+    monkeypatch.undo()
+    for key, value in criterion()(outputs, plan, targets).items():
+        torch.testing.assert_close(halved[key], value / 2)
 
 
 def test_doubling_a_batch_keeps_the_loss():
