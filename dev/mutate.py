@@ -133,9 +133,7 @@ class _Nothing(ast.Not):
 
 def _without_effect(node: ast.AST) -> Iterator[ast.AST]:
     """Parts that no test has to notice: annotations, messages, defaults that configs spell out."""
-    if isinstance(node, ast.arg) and node.annotation:
-        yield node.annotation
-    elif isinstance(node, ast.AnnAssign):
+    if (isinstance(node, ast.arg) and node.annotation) or isinstance(node, ast.AnnAssign):
         yield node.annotation
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         yield from ([node.returns] if node.returns else [])

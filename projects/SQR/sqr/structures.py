@@ -107,10 +107,12 @@ class StagePrediction:
     Attributes:
         logits: ``(B, G, Q, K)`` raw class scores (``K + 1`` where a detector has a no-object class).
         boxes: ``(B, G, Q, 4)`` normalised cxcywh.
+        extras: whatever else a detector's losses need, each ``(B, G, Q, ...)``.
     """
 
     logits: Tensor
     boxes: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def cat(predictions: Sequence[StagePrediction]) -> StagePrediction:
@@ -120,6 +122,7 @@ class StagePrediction:
         return StagePrediction(
             logits=torch.cat([p.logits for p in predictions], dim=1),
             boxes=torch.cat([p.boxes for p in predictions], dim=1),
+            extras={k: torch.cat([p.extras[k] for p in predictions], dim=1) for k in predictions[0].extras},
         )
 
     def split(self, num_queries: int, blocks: int) -> tuple[StagePrediction, StagePrediction]:
