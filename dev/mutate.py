@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import detectron2.modeling  # noqa: F401  (imported once for all forks)
@@ -63,10 +63,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="draw from files whose path contains this")
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds for the tests of a mutant; longer is noticed"
-    )
+    parser.add_argument("--only", nargs="*", default=[""], help="draw from files whose path contains one of these")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for the tests of a mutant")
     args = parser.parse_args()
     torch.set_num_threads(1)
     mutants = [(file, index) for file in files(args.only) for index in range(len(list(mutations(parse(file)))))]
@@ -90,11 +88,11 @@ def main() -> int:
     return int(survivors > 0)
 
 
-def files(only: str) -> Iterator[str]:
+def files(only: Sequence[str]) -> Iterator[str]:
     for place in sorted({name.split("/")[0] for name in TESTS}):
         paths = [PACKAGE / place] if place.endswith(".py") else sorted((PACKAGE / place).glob("*.py"))
         names = (str(path.relative_to(PACKAGE)) for path in paths if path.name != "__init__.py")
-        yield from (name for name in names if only in name)
+        yield from (name for name in names if any(part in name for part in only))
 
 
 def tests_of(file: str) -> list[str]:
@@ -123,7 +121,7 @@ def mutations(tree: ast.Module) -> Iterator[tuple[int, str, Callable[[], None]]]
             yield _change(node, "value", not node.value if isinstance(node.value, bool) else node.value + 1)
         elif isinstance(node, ast.IfExp):
             yield _change(node, "test", ast.Constant(False))
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and "super()" not in ast.unparse(node):
             yield _change(node, "value", ast.Constant(None))
 
 
@@ -133,12 +131,12 @@ class _Nothing(ast.Not):
 
 def _without_effect(node: ast.AST) -> Iterator[ast.AST]:
     """Parts that no test has to notice: annotations, messages, defaults that configs spell out."""
-    if (isinstance(node, ast.arg) and node.annotation) or isinstance(node, ast.AnnAssign):
+    if isinstance(node, ast.AnnAssign) or (isinstance(node, ast.arg) and node.annotation):
         yield node.annotation
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         yield from ([node.returns] if node.returns else [])
         yield from (default for default in (*node.args.defaults, *node.args.kw_defaults) if default)
-    elif isinstance(node, (ast.Raise, ast.JoinedStr)):
+    elif isinstance(node, (ast.Raise, ast.JoinedStr)) or (isinstance(node, ast.keyword) and node.arg == "strict"):
         yield node
 
 
@@ -159,17 +157,15 @@ def _change(node: ast.AST, field: str, value: object) -> tuple[int, str, Callabl
 
 
 def run_tests(folder: str, tests: list[str], timeout: float) -> bool:
-    """Whether the tests fail with the package in ``folder``."""
+    """Whether the tests fail, or take longer than ``timeout``, with the package in ``folder``."""
     child = os.fork()
     if child == 0:
         os.setsid()
         os.chdir(ROOT)
-        sys.path.insert(0, folder)
-        os.environ["PYTHONPATH"] = folder
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+        os._exit(int(pytest.main(["-x", "-p", "no:cacheprovider", "-o", f"pythonpath={folder} tests", *tests])))
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)

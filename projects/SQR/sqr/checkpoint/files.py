@@ -21,6 +21,7 @@ from ..catalog import SCHEME, get_checkpoint_url
 from ..errors import UserError, as_user_error, one_line
 from ..files import write_atomically
 from ..runs import EMA
+from .backbones import is_library_address, read_library_weights
 
 SAFETENSORS = ".safetensors"
 
@@ -41,8 +42,9 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """Read a checkpoint's weights: ``.pth`` or ``.bin``, ``.safetensors``, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
-            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
+        source: path or URL (``detectron2://``, ``https://``); ``zoo://NAME``, a checkpoint of the model zoo;
+            ``timm://NAME`` or ``torchvision://NAME``, a backbone (:mod:`sqr.checkpoint.backbones`); with ``@ema`` at
+            its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -50,6 +52,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
         UserError: no such file, not readable, not fetchable, or no tensors in it.
     """
     name = name or source
+    if is_library_address(source):
+        return Weights(read_library_weights(source), loose=False, caffe2=False)
     path = source.removesuffix(EMA)
     data = _read(_fetch(path, name, hint), name)
     if path != source:

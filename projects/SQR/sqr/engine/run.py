@@ -24,6 +24,7 @@ from ..errors import UserError, as_user_error
 from ..evaluation.validation_pictures import ValidationPictures
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
+from .freezing import freeze
 from .saving import run_and_save
 from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
@@ -51,6 +52,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = resolve_device(cfg.train.device)
     with as_user_error(ValueError, prefix="model: "):
         model = instantiate(cfg.model)
+    freeze(model, cfg.train.get("freeze") or [])
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)

@@ -20,6 +20,7 @@ import sqr
 
 from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
+from ..host_memory import keep_freed_memory
 from ..runs import command_line
 from .rng import seed_process
 from .wandb_writer import import_wandb
@@ -59,6 +60,8 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     advice = "" if args.eval_only or not args.config_file else learning_rate_advice(cfg, args.config_file)
     if advice:
         logger.warning("%s", advice)
+    if torch.device(cfg.train.device).type == "cpu" and cfg.train.get("keep_freed_memory", True):
+        keep_freed_memory()
     seed_process(cfg.train.seed)
     torch.backends.cudnn.benchmark = bool(cfg.train.cudnn_benchmark) and not args.eval_only
 
@@ -68,7 +71,7 @@ def describe_run() -> str:
     versions = [f"sqr {sqr.__version__}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision")]
     versions += [f"detectron2 {detectron2.__version__}", f"Python {platform.python_version()}"]
-    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {_git_state()}"
+    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {git_state()}"
 
 
 def describe_environment() -> str:
@@ -76,7 +79,8 @@ def describe_environment() -> str:
     return f"{describe_run()}\n\n{collect_env_info()}"
 
 
-def _git_state() -> str:
+def git_state() -> str:
+    """The commit of the package's checkout, followed by "with changes" where there are uncommitted ones."""
     folder = Path(sqr.__file__).parent
 
     def git(*command: str) -> str:

@@ -268,10 +268,14 @@ def flat_metrics(result: StageAnalysis) -> dict[str, float]:
     flat = {f"AP-stage{s}": m["AP"] for s, m in enumerate(result.stages, start=1)}
     if result.oracle is not None:
         flat["oracle-AP"] = result.oracle["AP"]
+        if result.chance is not None:
+            flat["oracle-AP-by-chance"] = result.chance.mean
     for rate in result.summary()["rates"]:
         for name, key in (("TP-F", "fading"), ("FP-E", "exacerbation"), ("FN-R", "recoverable_misses")):
             value = rate[key]["rate"]
             flat[f"{name}@{rate['iou']:g}"] = float("nan") if value is None else value
+        if "chance" in rate["fading"]:
+            flat[f"TP-F-by-chance@{rate['iou']:g}"] = rate["fading"]["chance"]["mean"]
     return flat
 
 
