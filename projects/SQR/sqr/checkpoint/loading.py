@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..distributed import unwrap
 from ..errors import UserError, one_line
+from ..finite import describe_not_finite, not_finite
 from .backbones import backbone_names
 from .class_heads import ClassHeadChanges, fit_class_heads
 from .files import Weights, read_weights
@@ -78,6 +79,9 @@ def load_model_weights(
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
     weights = _gather(model, source, name)
+    bad = not_finite(weights)
+    if bad:
+        raise UserError(f"{name} is of a training that diverged: {describe_not_finite(bad, len(weights))}")
     if modules:
         weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"

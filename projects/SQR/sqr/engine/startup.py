@@ -23,14 +23,15 @@ from ..errors import as_user_error
 from ..host_memory import keep_freed_memory
 from ..runs import command_line
 from .rng import seed_process
+from .run_folder import locked, set_aside_earlier_run
 from .wandb_writer import import_wandb
 
 
 def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Prepare ``cfg.train.output_dir``, loggers and seeds.
 
-    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run; command, versions and git state
-    stand above it) and ``environment.txt`` (the same and all versions below).
+    Writes ``log.txt`` and ``environment.txt`` (command, versions and git state, and all versions below). A training
+    that does not resume moves the files of an earlier run in the folder aside.
 
     Raises:
         UserError: the output folder cannot be written.
@@ -38,9 +39,13 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     output_dir = Path(cfg.train.output_dir)
     if not args.eval_only and (cfg.train.get("wandb") or {}).get("enabled"):
         import_wandb()  # its absence is found before anything is loaded
+    earlier = None
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             output_dir.mkdir(parents=True, exist_ok=True)
+        if not args.resume and not args.eval_only:
+            with locked(output_dir):
+                earlier = set_aside_earlier_run(output_dir)
     comm.synchronize()
     rank = comm.get_rank()
     with as_user_error(OSError, prefix="train.output_dir: "):
@@ -50,8 +55,10 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             (output_dir / "environment.txt").write_text(describe_environment())
-            if not args.eval_only or not (output_dir / "config.yaml").exists():
-                save_config(cfg, str(output_dir / "config.yaml"), header=describe_run())
+            if args.eval_only and not (output_dir / "config.yaml").exists():
+                record_config(cfg)
+        if earlier is not None:
+            logger.warning("%s held an earlier run, which is now in %s", output_dir, earlier)
     logger.info("Command: %s", command_line())
     logger.info(
         "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt)",
@@ -64,6 +71,11 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
         keep_freed_memory()
     seed_process(cfg.train.seed)
     torch.backends.cudnn.benchmark = bool(cfg.train.cudnn_benchmark) and not args.eval_only
+
+
+def record_config(cfg: DictConfig) -> None:
+    """Write ``config.yaml``: what the run uses, on resuming after the checkpoint was loaded."""
+    save_config(cfg, str(Path(cfg.train.output_dir) / "config.yaml"), header=describe_run())
 
 
 def describe_run() -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..files import write_json
 from ..structures import ImagePredictions
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
+from .finite_outputs import require_finite
 from .ground_truth import load_coco
 from .storage import write_meta, write_shard
 from .table_output import write_csv
@@ -56,7 +57,9 @@ class StageInference(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         outputs = []
-        for stages in self.model.forward_stages(batched_inputs):
+        for own, stages in zip(batched_inputs, self.model.forward_stages(batched_inputs), strict=True):
+            for name in ("scores", "boxes"):
+                require_finite(getattr(stages, name), name, own.get("image_id", own.get("file_name", "?")))
             instances = [
                 self.model.postprocessor(scores, boxes, stages.image_size)
                 for scores, boxes in zip(stages.scores, stages.boxes, strict=True)
@@ -80,6 +83,7 @@ class StageEvaluator(DatasetEvaluator):
             :meth:`flush` adds.
         clip_boxes: clip every query's box to the image before the rates are computed, as the released
             analysis code does for Deformable DETR (and does not for AdaMixer).
+        max_dets: see :func:`~sqr.evaluation.analysis.analyze`.
         source: text that says what was evaluated, kept with the predictions.
 
     ``process`` takes outputs of :class:`StageInference`. ``evaluate`` returns ``{"stages": {...}}`` with
@@ -97,6 +101,7 @@ class StageEvaluator(DatasetEvaluator):
         epsilons: Sequence[float] = EPSILONS,
         shard_size: int = 500,
         clip_boxes: bool = False,
+        max_dets: int = 100,
         source: str = "",
     ):
         from detectron2.data import MetadataCatalog
@@ -117,6 +122,7 @@ class StageEvaluator(DatasetEvaluator):
         self._epsilons = tuple(epsilons)
         self._shard_size = shard_size
         self._clip_boxes = clip_boxes
+        self._max_dets = max_dets
         self._source = source or dataset_name
         self.reset()
 
@@ -176,6 +182,7 @@ class StageEvaluator(DatasetEvaluator):
             self._coco,
             rate_ious=self._rate_ious,
             epsilons=self._epsilons,
+            max_dets=self._max_dets,
             predicted_images_only=predicted_images_only,
             progress=logger.info,
         )

@@ -14,6 +14,7 @@ from torch import nn
 
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis
 from .evaluator import StageEvaluator, StageInference
+from .finite_outputs import require_finite_weights
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,10 @@ def analyze_model(
         rate_ious=rate_ious,
         epsilons=epsilons,
         clip_boxes=clip_boxes,
+        max_dets=cfg.dataloader.evaluator.get("max_dets_per_image") or 100,
         source=source,
     )
+    require_finite_weights(model)
     try:
         inference_on_dataset(StageInference(model), loader, evaluator)
     except KeyboardInterrupt:
