@@ -11,7 +11,7 @@ DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_sta
 DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr", "dino"]
 HYBRID = "h_deformable_detr"  # the two-stage form with an auxiliary query set
 OTHER_SETS = {HYBRID: "auxiliary", "dino": "denoising"}  # what is trained beside the matched queries
-SPECIAL_FIRST = ["dab_detr", "dab_deformable_detr", "group_detr", "dino"]  # the first stage differs from the others
+SPECIAL_FIRST = ["dab_detr", "dab_deformable_detr", "group_detr"]  # the first stage differs from the others
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
 
