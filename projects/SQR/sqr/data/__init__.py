@@ -13,13 +13,14 @@ _MODULES = {
         "check_queries",
         "detection_dataset_name",
         "get_detection_dataset",
+        "most_objects",
         "resolve_num_classes",
     ),
     "images": ("UnreadableImageError", "read_image"),
     "layouts": ("DatasetFolder", "find_dataset"),
     "mapper": ("DetectionMapper",),
     "shapes": ("register_shapes",),
-    "transforms": ("RandomEither", "inference_augmentations", "training_augmentations"),
+    "transforms": ("PixelTransforms", "RandomEither", "inference_augmentations", "training_augmentations"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
