@@ -175,12 +175,16 @@ def compiled(c: Checks) -> dict:
 
 
 def memory(c: Checks) -> list[dict]:
-    small = ["--size", "64", "64", "--batch", "2", "--objects", "3", "--plans", "selective"] if c.dry else []
+    small = (
+        ["train.amp.enabled=True", "--plans", "sequential", "--size", "64", "64", "--batch", "2", "--objects", "3"]
+        if c.dry
+        else []
+    )
     configs = [CONFIG] if c.dry else [CONFIG, *RECIPES]
     found = []
     for number, config in enumerate(configs):
         size = small or ["--size", "480", "640", "--batch", "2", "--objects", "20"]
-        report = c.benchmark(f"memory_{number}", "memory", "--config-file", config, "--measure", *size)
+        report = c.benchmark(f"memory_{number}", "memory", *size, "--config-file", config, "--measure")
         for row in report["rows"]:
             measured = row["measured"]
             error = (row["predicted"] - row["beside"]) / measured - 1 if measured else None
@@ -196,12 +200,18 @@ def operators(c: Checks, dtype: str) -> str:
 
 def speed(c: Checks, kind: str, config: str) -> str:
     name = f"{kind}_{config.replace('/', '_')}"
-    small = {"train": ["--size", "64", "64"], "infer": ["--sizes", "64x64", "--batches", "1"]}[kind]
+    small = {"train": ["--size", "128", "128"], "infer": ["--sizes", "128x128", "--batches", "1"]}[kind]
     arguments = [*small, "--repeats", "1"] if c.dry else []
     if kind == "train":
-        arguments += ["--variants", "sequential", "selective", "--parts", "step"] + (
-            [] if c.dry else ["--memory", "step"]
-        )
+        arguments += [
+            "--variants",
+            "sequential",
+            "selective",
+            "--parts",
+            "step",
+            "--memory",
+            *([] if c.dry else ["step"]),
+        ]
     c.benchmark(name, kind, "--config-file", config, *arguments)
     return f"{name}.json"
 
