@@ -31,6 +31,7 @@ from ..structures import (
     fold_groups_into_batch,
     fold_groups_into_queries,
 )
+from ..targets import Targets
 
 POSITION_UNIT = 1000.0
 """What x and y are divided by before the sine embedding, as published; z and r are not."""
@@ -122,7 +123,7 @@ class FullImageQueries(nn.Module):
         rows = len(self.init_content.weight)
         self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(rows, 1))
 
-    def forward(self, memory: PyramidMemory) -> InitialQueries:
+    def forward(self, memory: PyramidMemory, targets: Targets | None = None) -> InitialQueries:
         content = self.init_content()
         groups, queries, dim = content.shape
         content = F.layer_norm(content, (dim,))

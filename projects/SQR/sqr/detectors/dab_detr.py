@@ -25,6 +25,7 @@ from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavi
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 INVERSE_SIGMOID_EPS = 1e-3
 """Of both forms, in the official code and in detrex; Deformable DETR has 1e-5."""
@@ -56,7 +57,7 @@ class AnchorQueries(nn.Module):
         self.anchors = make_table(dim=4)  # before the sigmoid
         self.content = make_table(dim=dim) if learned_content else None
 
-    def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory | MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         anchors = self.anchors().sigmoid()
         content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
         shape = (memory.tokens.shape[0], -1, -1, -1)

@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
-from ..layers.deformable_encoder import token_centres
+from ..layers.proposals import propose
 from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 
 class LearnedQueries(nn.Module):
@@ -46,7 +46,7 @@ class LearnedQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         position, content = self.query_embed().chunk(2, dim=-1)
         points = in_float32(self.reference_points, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
@@ -94,21 +94,16 @@ class ProposalQueries(nn.Module):
         for linear in (self.enc_output, self.pos_trans):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
-        anchors, invalid = token_anchors(memory)
-        tokens = memory.tokens.masked_fill(invalid, 0)
-        lacking = max(0, num_queries - tokens.shape[1])  # of an image with fewer tokens than queries, such as a strip
-        tokens = F.pad(tokens, (0, 0, 0, lacking))
-        anchors = F.pad(anchors, (0, 0, 0, lacking), value=math.inf)
-        invalid = F.pad(invalid, (0, 0, 0, lacking), value=True)
-        tokens = self.enc_output_norm(self.enc_output(tokens))
-        logits = self.class_embed(tokens)  # (B, N, K)
-        raw_boxes = in_float32(self.bbox_embed, tokens) + anchors
-        rank = logits[..., 0]
-        if memory.ignores_padding:
-            rank = rank.masked_fill(invalid[..., 0], -math.inf)
-        best = rank.topk(num_queries, dim=1).indices
+        tokens, logits, raw_boxes, barred = propose(
+            memory,
+            at_least=num_queries,
+            project=lambda x: self.enc_output_norm(self.enc_output(x)),
+            class_embed=self.class_embed,
+            bbox_embed=self.bbox_embed,
+        )
+        best = logits[..., 0].masked_fill(barred, -math.inf).topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
         embedding = sine_encoding(reference * (2 * math.pi), dim=tokens.shape[-1] // 2).flatten(-2)
@@ -118,23 +113,6 @@ class ProposalQueries(nn.Module):
         state = QueryState(content[:, None], reference[:, None], {"position": position[:, None]})
         proposals = StagePrediction(logits[:, None], raw_boxes.sigmoid()[:, None])
         return InitialQueries.split(state, self.num_queries, proposals)
-
-
-def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
-    """Each token's prior box in logit space, and which tokens cannot propose.
-
-    Returns:
-        ``(B, N, 4)`` logits of cxcywh (a square of ``0.05 * 2 ** level`` at the token's centre; infinite where
-        invalid) and ``(B, N, 1)`` bool, True for padding and for priors not inside (0.01, 0.99).
-    """
-    centres = token_centres(memory.spatial_shapes, memory.valid_ratios)
-    sizes = torch.cat(
-        [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.spatial_shapes)]
-    )
-    anchors = torch.cat((centres, sizes.expand_as(centres)), dim=-1)
-    inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
-    invalid = ~inside | memory.padding_mask[..., None]
-    return torch.log(anchors / (1 - anchors)).masked_fill(invalid, math.inf), invalid
 
 
 class DeformableDecoderStage(DeformableDecoderLayer):

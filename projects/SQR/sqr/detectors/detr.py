@@ -13,6 +13,7 @@ from torch import nn
 
 from ..layers import MLP, CrossAttention, DenseDecoderLayer, QueryTable, SelfAttention, in_float32
 from ..structures import DenseMemory, InitialQueries, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 
 class PositionQueries(nn.Module):
@@ -32,7 +33,7 @@ class PositionQueries(nn.Module):
             num_queries=num_queries, dim=dim, num_groups=num_groups, num_auxiliary=num_auxiliary
         )
 
-    def forward(self, memory: DenseMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory, targets: Targets | None = None) -> InitialQueries:
         position = self.query_embed().expand(memory.tokens.shape[0], -1, -1, -1)
         content = torch.zeros_like(position)
         state = QueryState(content, position.new_zeros(*position.shape[:-1], 0), {"position": position})

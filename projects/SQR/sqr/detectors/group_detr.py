@@ -18,6 +18,7 @@ from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..structures import DenseMemory, InitialQueries, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 INVERSE_SIGMOID_EPS = 1e-3
 """As in detrex."""
@@ -43,7 +44,7 @@ class PointQueries(nn.Module):
         self.ref_point_head = MLP(in_dim=dim, hidden_dim=dim, out_dim=2, num_layers=2)
         xavier_uniform_all(self.ref_point_head)
 
-    def forward(self, memory: DenseMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory, targets: Targets | None = None) -> InitialQueries:
         position = self.query_embed()
         points = in_float32(self.ref_point_head, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)

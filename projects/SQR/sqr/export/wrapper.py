@@ -61,7 +61,7 @@ class DeployedDetector(nn.Module):
         """
         model = self.model
         pixels, mask = self._preprocess(images, image_sizes)
-        predictions, *_ = model.decode(model.encode_images(pixels, mask))
+        predictions = model.decode(model.encode_images(pixels, mask)).predictions
         last = predictions[-1]
         logits, boxes = last.logits[:, 0], last.boxes[:, 0].float()
         if self.outputs == "raw":
