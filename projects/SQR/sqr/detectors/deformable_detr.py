@@ -22,6 +22,7 @@ from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.proposals import propose
+from ..layers.repeated import repeated
 from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 from ..targets import Targets
 
@@ -119,9 +120,11 @@ class DeformableDecoderStage(DeformableDecoderLayer):
     """A deformable decoder layer and its heads.
 
     Args:
-        class_embed: ``C -> K`` head; the plain form shares one over all stages.
-        bbox_embed: ``C -> 4`` head, likewise.
-        refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays.
+        num_classes: ``K``.
+        refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays and
+            all stages share their heads.
+        two_stage: whether the first references are proposals. Points have no size, so the first boxes start small:
+            ``sigmoid(-2) = 0.12`` of the image.
         look_forward_twice: with ``refine``, do not detach that box where the next stage's box is predicted from it, so
             that a box's loss also reaches the stage before (Zhang et al., "DINO", ICLR 2023, section 3.5).
     """
@@ -129,9 +132,9 @@ class DeformableDecoderStage(DeformableDecoderLayer):
     def __init__(
         self,
         *,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
+        num_classes: int,
         refine: bool = False,
+        two_stage: bool = False,
         look_forward_twice: bool = False,
         dim: int = 256,
         num_heads: int = 8,
@@ -148,9 +151,16 @@ class DeformableDecoderStage(DeformableDecoderLayer):
             ffn_dim=ffn_dim,
             dropout=dropout,
         )
-        self.refine, self.look_forward_twice = refine, look_forward_twice
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
+        for name, value in (("two_stage", two_stage), ("look_forward_twice", look_forward_twice)):
+            if value and not refine:
+                raise ValueError(f"{name}=True needs refine=True: the plain form refines no boxes")
+        self.refine, self.two_stage, self.look_forward_twice = refine, two_stage, look_forward_twice
+        self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+        self.shared = () if refine else ("class_embed", "bbox_embed")
+
+    def make_first(self) -> None:
+        if not self.two_stage:
+            nn.init.constant_(self.bbox_embed.layers[-1].bias[2:], -2.0)
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         anchor = state.reference
@@ -168,48 +178,4 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         return QueryState(x, reference, state.extras), StagePrediction(self.class_embed(x), boxes)
 
 
-def deformable_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    refine: bool = False,
-    two_stage: bool = False,
-    look_forward_twice: bool = False,
-    dim: int = 256,
-    num_heads: int = 8,
-    num_levels: int = 4,
-    num_points: int = 4,
-    ffn_dim: int = 1024,
-    dropout: float = 0.1,
-) -> list[DeformableDecoderStage]:
-    """The decoder stages of a published form.
-
-    The plain form shares one pair of heads over all stages, the refining forms have a pair a stage. A box predicted
-    from a point starts small (size bias -2: ``sigmoid(-2) = 0.12`` of the image); one predicted from a proposal
-    (``two_stage``) starts at the proposal.
-    """
-    for name, value in (("two_stage", two_stage), ("look_forward_twice", look_forward_twice)):
-        if value and not refine:
-            raise ValueError(f"{name}=True needs refine=True: the plain form refines no boxes")
-    heads = make_heads(num_classes=num_classes, dim=dim)
-    if not two_stage:
-        nn.init.constant_(heads[1].layers[-1].bias[2:], -2.0)
-    stages = []
-    for stage in range(num_stages):
-        if refine and stage > 0:
-            heads = make_heads(num_classes=num_classes, dim=dim)
-        stages.append(
-            DeformableDecoderStage(
-                class_embed=heads[0],
-                bbox_embed=heads[1],
-                refine=refine,
-                look_forward_twice=look_forward_twice,
-                dim=dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-            )
-        )
-    return stages
+deformable_stages = repeated(DeformableDecoderStage, "deformable_stages", "num_stages")
