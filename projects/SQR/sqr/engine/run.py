@@ -313,13 +313,18 @@ def _load(
     return 0
 
 
+def has_weights(cfg: DictConfig) -> bool:
+    """Whether a config names trained weights: a checkpoint, or a ``transformers`` model, which brings its own."""
+    return bool(cfg.train.init_checkpoint) or bool(cfg.model.get("pretrained"))
+
+
 def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
     """Evaluate ``train.init_checkpoint`` and add the results to ``OUTPUT/metrics.json``.
 
     Raises:
         UserError: no checkpoint is given, or it does not hold the whole model.
     """
-    if not cfg.train.init_checkpoint:
+    if not has_weights(cfg):
         raise UserError("--eval-only needs the weights to evaluate: train.init_checkpoint=PATH")
     model = load_model(cfg)
     results = do_test(cfg, model)
