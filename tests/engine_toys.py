@@ -82,14 +82,14 @@ class ToyDetector(nn.Module):
         self.interrupt_at = interrupt_at
         self.steps = 0
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict], batch_totals=None):
         device = self.box_head.weight.device
         x = torch.stack([d["image"].mean((1, 2)) for d in batched_inputs]).to(device)
         x = self.backbone(x)
         if not self.training:
             return [self._instances(d, self.box_head(row)) for d, row in zip(batched_inputs, x, strict=True)]
         objects = sum(len(d["instances"]) for d in batched_inputs)
-        objects, _ = batched_inputs[0].get("whole_batch", (objects, None))
+        objects = objects if batch_totals is None else batch_totals.objects
         count = torch.tensor(float(objects), device=device)
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)

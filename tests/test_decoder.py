@@ -7,7 +7,7 @@ import torch
 
 from helpers import build, random_batch
 from small_models import DETECTORS, SPECIAL_FIRST, lively, small_config
-from sqr.decoder import RecollectingDecoder
+from sqr.decoder import DecoderStage, RecollectingDecoder
 from sqr.recollection import Plan
 from sqr.structures import QueryState
 
@@ -16,6 +16,12 @@ def memory_and_queries(model, batch):
     images, mask = model.preprocess(batch)
     memory = model.encoder(model.backbone(images), mask)
     return memory, model.query_generator(memory).state
+
+
+def run_stage(model, number: int, state: QueryState, memory):
+    """A stage outside of the decoder."""
+    stage = model.decoder.stages[number]
+    return stage(state, stage.prepare(memory))
 
 
 def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
@@ -27,7 +33,8 @@ def run_naively(decoder: RecollectingDecoder, initial: QueryState, memory):
     done = {(0,): initial}
     logits, boxes = [], []
     for info in decoder.plan.sets:
-        state, prediction = decoder.stages[info.stage - 1](done[info.path[:-1]], memory)
+        stage = decoder.stages[info.stage - 1]
+        state, prediction = stage(done[info.path[:-1]], stage.prepare(memory))
         done[info.path] = state
         logits.append(prediction.logits)
         boxes.append(prediction.boxes)
@@ -71,6 +78,7 @@ def test_groups_do_not_leak_into_each_other(detector):
     noise = torch.randn(initial.content.shape, generator=torch.Generator().manual_seed(3))
     other = QueryState(initial.content + noise, initial.reference, initial.extras)
     stage = model.decoder.stages[1]
+    memory = stage.prepare(memory)
     _, alone = stage(initial, memory)
     _, together = stage(QueryState.cat([initial, other]), memory)
     groups = initial.num_groups
@@ -82,7 +90,7 @@ def test_groups_do_not_leak_into_each_other(detector):
 def test_refined_references_are_detached_and_each_group_keeps_its_own():
     model = lively(build(small_config("deformable_refine"))).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
-    first, prediction = model.decoder.stages[0](initial, memory)
+    first, prediction = run_stage(model, 0, initial, memory)
     assert not first.reference.requires_grad and prediction.boxes.requires_grad and first.content.requires_grad
     torch.testing.assert_close(first.reference, prediction.boxes.detach())
     both = QueryState.cat([initial, first])
@@ -93,12 +101,12 @@ def test_refined_references_are_detached_and_each_group_keeps_its_own():
 def test_plain_form_keeps_the_initial_reference_and_its_gradient():
     model = build(small_config("deformable_plain")).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
-    state, _ = model.decoder.stages[0](initial, memory)
+    state, _ = run_stage(model, 0, initial, memory)
     assert state.reference is initial.reference and state.reference.requires_grad
 
 
 def test_decoder_rejects_plans_that_do_not_fit():
-    stages = [torch.nn.Identity() for _ in range(3)]
+    stages = [DecoderStage() for _ in range(3)]
     with pytest.raises(ValueError, match="made for 4 stages but the decoder has 3"):
         RecollectingDecoder(stages=stages, plan=Plan.selective(4))
     with pytest.raises(ValueError, match="never runs stage 1"):
@@ -141,9 +149,9 @@ def test_dab_box_loss_reaches_the_offset_that_made_the_box():
     """DAB-DETR hands its box on attached, so that a box's loss trains the offset before it, and only that."""
     model = lively(build(small_config("dab_detr"))).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
-    first, _ = model.decoder.stages[0](initial, memory)
+    first, _ = run_stage(model, 0, initial, memory)
     first = QueryState(first.content.detach(), first.reference)
-    second, prediction = model.decoder.stages[1](first, memory)
+    second, prediction = run_stage(model, 1, first, memory)
     assert torch.autograd.grad(prediction.boxes.sum(), first.reference, retain_graph=True)[0].abs().max() > 0
     for blind in (prediction.logits, second.content, second.reference):
         assert torch.autograd.grad(blind.sum(), first.reference, retain_graph=True, allow_unused=True)[0] is None

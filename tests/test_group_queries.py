@@ -64,7 +64,7 @@ def test_a_plans_groups_are_multiplied_and_the_inference_chain_comes_last():
     assert [p.logits.shape[1] for p in predictions] == [GROUPS * g for g in model.decoder.plan.groups]
     state = one_group(initial, GROUPS - 1)
     for stage, prediction in zip(model.decoder.stages, predictions, strict=True):
-        state, expected = stage(state, memory)
+        state, expected = stage(state, stage.prepare(memory))
         torch.testing.assert_close(prediction.logits[:, -1:], expected.logits, rtol=1e-4, atol=1e-4)
 
 

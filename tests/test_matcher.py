@@ -13,9 +13,9 @@ from helpers import random_targets
 from memory_tools import CountOperators
 from sqr import matcher as matcher_module
 from sqr.benchmarks.live_memory import LiveMemory
-from sqr.boxes import cxcywh_to_xyxy
+from sqr.boxes import corners_and_area, cxcywh_to_xyxy, generalized_iou
 from sqr.classification import FocalClassification, SoftmaxClassification
-from sqr.matcher import HungarianMatcher, MatchingProblem, generalized_iou
+from sqr.matcher import HungarianMatcher, MatchingProblem
 from sqr.structures import StagePrediction
 
 
@@ -73,19 +73,14 @@ def test_groups_do_not_compete():
 
 
 def pairwise_giou(targets, boxes):
-    """``(T, 4)`` and ``(G, Q, 4)`` xyxy -> ``(G, T, Q)``, from the planes that the matcher works on."""
-    planes = []
-    for x in (boxes[:, None], targets[:, None]):
-        x0, y0, x1, y1 = x.unbind(-1)
-        planes.append((x0, y0, x1, y1, (x1 - x0) * (y1 - y0)))
-    return generalized_iou(*planes)
+    """``(T, 4)`` and ``(G, Q, 4)`` cxcywh -> ``(G, T, Q)``."""
+    return generalized_iou(corners_and_area(boxes[:, None]), corners_and_area(targets[:, None]))
 
 
 def test_pairwise_giou_is_torchvisions():
-    targets = cxcywh_to_xyxy(random_targets([4]).boxes)
-    boxes = cxcywh_to_xyxy(predictions().boxes[0])
+    targets, boxes = random_targets([4]).boxes, predictions().boxes[0]
     ours = pairwise_giou(targets, boxes)
-    theirs = torch.stack([generalized_box_iou(targets, b) for b in boxes])
+    theirs = torch.stack([generalized_box_iou(cxcywh_to_xyxy(targets), cxcywh_to_xyxy(b)) for b in boxes])
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     nothing = torch.zeros(1, 4)
     assert torch.isfinite(pairwise_giou(nothing, nothing[None])).all()

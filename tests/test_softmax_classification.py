@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sqr.classification import SoftmaxClassification
 from sqr.layers.backbone import dilated_c5_stages
 from sqr.postprocessing import PerQueryPostprocessor
+from sqr.structures import BatchTotals
 
 
 def test_loss_is_the_weighted_mean_of_each_group():
@@ -18,7 +19,7 @@ def test_loss_is_the_weighted_mean_of_each_group():
     query = torch.tensor([[0, 1], [2, 3], [3, 0]])
     labels = torch.tensor([4, 0])
     ours = SoftmaxClassification(no_object_weight=0.1).loss(
-        logits, (image, group, query), labels.expand(3, -1), torch.tensor(2.0)
+        logits, (image, group, query), labels.expand(3, -1), torch.tensor(2.0), BatchTotals(objects=2, images=2)
     )
     weight = torch.ones(6)
     weight[5] = 0.1
@@ -31,7 +32,8 @@ def test_loss_is_the_weighted_mean_of_each_group():
 
 def test_loss_without_objects_is_finite():
     empty = torch.empty(3, 0, dtype=torch.int64)
-    loss = SoftmaxClassification().loss(torch.zeros(2, 3, 4, 6), (empty, empty, empty), empty, torch.tensor(1.0))
+    totals = BatchTotals(objects=0, images=2)
+    loss = SoftmaxClassification().loss(torch.zeros(2, 3, 4, 6), (empty,) * 3, empty, torch.tensor(1.0), totals)
     torch.testing.assert_close(loss, torch.full((3,), 6.0).log())
 
 

@@ -94,8 +94,9 @@ def test_looped_evaluation_runs_the_last_stage_from_the_initial_queries(detector
     with torch.no_grad():
         memory = model.encode(batch)
         initial = model.query_generator(memory)
-        once, first = model.decoder.stages[-1](initial.state, memory)
-        _, second = model.decoder.stages[-1](once, memory)
+        last = model.decoder.stages[-1]
+        once, first = last(initial.state, last.prepare(memory))
+        _, second = last(once, last.prepare(memory))
         try:
             model.decoder.inference_plan = Plan.looped(STAGES, times=2)
             looped = model.decoder(initial.state, memory)

@@ -52,12 +52,17 @@ model = L(QueryBasedDetector)(
     ),
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
-            classification="${..classification}", class_weight=2.0, l1_weight=5.0, giou_weight=2.0, l1_format="xyxy"
+            classification="${..classification}",
+            class_weight=2.0,
+            l1_weight=5.0,
+            giou_weight=2.0,
+            l1_format="${..l1_format}",
         ),
         classification=L(FocalClassification)(alpha=0.25, gamma=2.0),
         class_weight=2.0,
         l1_weight=5.0,
         giou_weight=2.0,
+        l1_format="xyxy",
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
     ),
     postprocessor=L(TopKPostprocessor)(topk=100),

@@ -15,13 +15,13 @@ from sqr.layers import AdaptiveMixing, AdaptiveSampling, FixedStatsBatchNorm
 from sqr.matcher import HungarianMatcher
 from sqr.recollection import Plan
 from sqr.structures import QueryState, StagePrediction
-from test_decoder import memory_and_queries
+from test_decoder import memory_and_queries, run_stage
 
 
 def test_references_are_detached_and_each_group_keeps_its_own():
     model = lively(build(small_config("adamixer"))).train()
     memory, initial = memory_and_queries(model, random_batch([(64, 64)], [2]))
-    first, prediction = model.decoder.stages[0](initial, memory)
+    first, prediction = run_stage(model, 0, initial, memory)
     assert not first.reference.requires_grad and prediction.boxes.requires_grad and first.content.requires_grad
     torch.testing.assert_close(xyzr_to_box(first.reference) / 64, prediction.boxes.detach())
     both = QueryState.cat([initial, first])
@@ -113,7 +113,7 @@ def test_one_copy_of_the_generator_serves_several_calls():
     torch.nn.init.normal_(mixing.parameter_generator.weight, generator=generator)
     query = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
     sampled = torch.randn(2, 6, 2, 3, 4, generator=generator, dtype=torch.float64)
-    together = mixing(query, sampled)
+    together = mixing(query, sampled, mixing.generators())
     once = mixing.generators()
     parts = (slice(2), slice(2, None))
     apart = [mixing(query[:, part], sampled[:, part].contiguous(), once) for part in parts]
@@ -139,7 +139,9 @@ def test_the_l1_distance_is_of_corners():
     cfg = small_config("adamixer")
     focal = build(cfg.criterion.classification)
     matcher = HungarianMatcher(classification=focal, class_weight=0, l1_weight=1, giou_weight=0, l1_format="xyxy")
-    criterion = SetCriterion(matcher=matcher, classification=focal, class_weight=0, l1_weight=1, giou_weight=0)
+    criterion = SetCriterion(
+        matcher=matcher, classification=focal, class_weight=0, l1_weight=1, giou_weight=0, l1_format="xyxy"
+    )
     targets = random_targets([1])
     shift = torch.tensor([0.0, 0.0, 0.1, 0.0])  # wider by 0.1: both corners move by 0.05
     prediction = StagePrediction(torch.zeros(1, 1, 1, 5), (targets.boxes + shift)[None, None])

@@ -12,7 +12,7 @@ from helpers import build, model_config, random_batch
 from sqr.boxes import refine_boxes
 from sqr.classification import FocalClassification
 from sqr.criterion import SetCriterion
-from sqr.decoder import RecollectingDecoder
+from sqr.decoder import DecoderStage, RecollectingDecoder
 from sqr.layers import FFN, QueryTable, box_encoding, make_heads, resize_mask
 from sqr.matcher import HungarianMatcher
 from sqr.meta_arch import QueryBasedDetector
@@ -48,7 +48,7 @@ class ToyQueries(nn.Module):
         return InitialQueries(QueryState(self.content().expand(shape), self.boxes().sigmoid().expand(shape)))
 
 
-class ToyStage(nn.Module):
+class ToyStage(DecoderStage):
     """Attention inside a group, attention to the memory from the box's place, and a refined box."""
 
     def __init__(self):
@@ -60,7 +60,7 @@ class ToyStage(nn.Module):
         self.class_embed, self.bbox_embed = make_heads(num_classes=CLASSES, dim=DIM)
 
     def forward(self, state, memory):
-        tokens, padding_mask = memory
+        tokens, padding_mask = memory.memory
         b, g, q, c = state.content.shape
         x = state.content.reshape(b * g, q, c)
         x = self.norms[0](x + self.self_attn(x, x, x, need_weights=False)[0]).view(b, g * q, c)

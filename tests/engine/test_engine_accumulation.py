@@ -62,9 +62,9 @@ def test_only_one_part_is_in_memory_at_a_time():
     sizes = []
 
     class Watching(ToyDetector):
-        def forward(self, batched_inputs):
+        def forward(self, batched_inputs, **options):
             sizes.append(len(batched_inputs))
-            return super().forward(batched_inputs)
+            return super().forward(batched_inputs, **options)
 
     model = Watching()
     loader = build_train_loader(toy_dicts(), mapper=ToyMapper(), total_batch_size=4)

@@ -18,7 +18,7 @@ from sqr.evaluation import StageEvaluator, StageInference
 from sqr.evaluation.evaluator import query_ids
 from sqr.evaluation.storage import load_predictions
 from sqr.evaluation.synthetic import synthetic_dataset
-from sqr.structures import StageOutputs
+from sqr.structures import ImagePredictions
 
 NAME = "sqr_test_stage_evaluator"
 STAGES, QUERIES, CLASSES, IMAGES = 3, 20, 4, 9
@@ -64,7 +64,7 @@ class StubDetector(nn.Module):
             boxes[q] = torch.tensor([x, y, x + w, y + h])
             scores[:, q, a["category_id"] - 1] += 0.6 * torch.rand(STAGES, generator=noise)
         boxes = boxes + 4 * torch.randn(STAGES, QUERIES, 4, generator=noise)
-        return StageOutputs(scores=scores, boxes=boxes, image_size=(480, 640))
+        return ImagePredictions(scores=scores, boxes=boxes, image_size=(480, 640))
 
 
 def register(path):

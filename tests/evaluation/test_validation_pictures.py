@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from engine_toys import ToyDetector, run_toy
 from sqr.evaluation.validation_pictures import ValidationPictures, best_tracks
-from sqr.structures import StageOutputs
+from sqr.structures import ImagePredictions
 from tiny_coco import CONFIG, SMALL, dataset_overrides, write_tiny_coco
 
 
@@ -19,7 +19,7 @@ def test_best_queries_are_followed_and_judged():
     scores[0, :, 0] = 0.1
     stages = torch.stack([boxes + 30, boxes])
     objects, labels = np.array([[0, 0, 10, 10.0]]), np.array([0])
-    tracks = best_tracks(StageOutputs(scores, stages, (64, 64)), objects, labels, count=3)
+    tracks = best_tracks(ImagePredictions(scores, stages, (64, 64)), objects, labels, count=3)
     assert [t.query for t in tracks] == [0, 3, 2]  # query 1 covers query 0
     assert tracks[0].verdict == ["false", "true"] and tracks[0].iou[1] == pytest.approx(1.0)
     assert tracks[1].verdict == ["false", "false"]  # the right box, the wrong class

@@ -75,7 +75,8 @@ def targets() -> Targets:
 
 def criterion() -> SetCriterion:
     focal = FocalClassification()
-    return SetCriterion(matcher=HungarianMatcher(classification=focal, l1_format="xyxy"), classification=focal)
+    matcher = HungarianMatcher(classification=focal, l1_format="xyxy")
+    return SetCriterion(matcher=matcher, classification=focal, l1_format="xyxy")
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor, atol: float = 1e-4) -> None:
@@ -83,7 +84,8 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, atol: float = 1e-4) -> None:
 
 
 def run_stage(model, memory, number: int, state: QueryState):
-    state, prediction = model.decoder.stages[number](state, memory)
+    stage = model.decoder.stages[number]
+    state, prediction = stage(state, stage.prepare(memory))
     boxes = cxcywh_to_xyxy(prediction.boxes[:, 0] * memory.image_sizes.repeat(1, 2)[:, None])
     return state, prediction.logits[:, 0], boxes
 

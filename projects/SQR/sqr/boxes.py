@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,47 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """``(..., 4)`` corners -> centre and size, in the same unit."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+L1_FORMATS = ("cxcywh", "xyxy")
+
+
+def check_l1_format(name: str) -> str:
+    """Return ``name`` if it is one of :data:`L1_FORMATS`; raise a ``ValueError`` otherwise."""
+    if name not in L1_FORMATS:
+        raise ValueError(f"l1_format={name!r}: one of {', '.join(L1_FORMATS)}")
+    return name
+
+
+def l1_coordinates(boxes: Tensor, l1_format: str) -> Tensor:
+    """``(..., 4)`` normalised cxcywh -> the coordinates whose L1 distance counts, in cost and loss."""
+    return boxes if l1_format == "cxcywh" else cxcywh_to_xyxy(boxes)
+
+
+def corners_and_area(boxes: Tensor) -> tuple[Tensor, ...]:
+    """``(..., 4)`` cxcywh -> x0, y0, x1, y1 and area, ``(...)`` each."""
+    return *cxcywh_to_xyxy(boxes).unbind(-1), boxes[..., 2] * boxes[..., 3]
+
+
+def generalized_iou(boxes: Sequence[Tensor], others: Sequence[Tensor], *, eps: float = 1e-7) -> Tensor:
+    """Generalised IoU (Rezatofighi et al., CVPR 2019).
+
+    Half of the matching cost, and differentiable for the loss. In-place operations only where autograd allows them,
+    and no boolean indices, which make the host wait for the device.
+
+    Args:
+        boxes, others: x0, y0, x1, y1 and area as from :func:`corners_and_area`, broadcastable to each other.
+        eps: lower bound of the areas that are divided by.
+    """
+    x0, y0, x1, y1, area = boxes
+    other_x0, other_y0, other_x1, other_y1, other_area = others
+    width = torch.minimum(x1, other_x1).sub_(torch.maximum(x0, other_x0)).clamp_(min=0)
+    height = torch.minimum(y1, other_y1).sub_(torch.maximum(y0, other_y0)).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = (area + other_area).sub_(intersection).clamp_(min=eps)
+    hull = torch.maximum(x1, other_x1).sub_(torch.minimum(x0, other_x0))
+    hull.mul_(torch.maximum(y1, other_y1).sub_(torch.minimum(y0, other_y0))).clamp_(min=eps)
+    return intersection.div_(union).add_(union / hull).sub_(1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

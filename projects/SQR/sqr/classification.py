@@ -1,7 +1,4 @@
-"""How class logits are scored, matched and trained.
-
-One object answers all three questions, so that cost, loss and probability can't disagree.
-"""
+"""Class logits: their probabilities, matching cost and loss, in one object so that they cannot disagree."""
 
 from __future__ import annotations
 
@@ -11,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .structures import BatchTotals
+
 
 class Classification(Protocol):
-    """What the matcher, the criterion and inference ask about class logits ``(..., C)``.
+    """Probabilities, matching cost and loss of class logits ``(..., C)``.
 
     ``C`` is ``K``, or ``K + 1`` where there is a no-object class.
     """
@@ -30,7 +29,7 @@ class Classification(Protocol):
         matched: tuple[Tensor, Tensor, Tensor],
         labels: Tensor,
         normaliser: Tensor,
-        whole: tuple[int, int] | None = None,
+        totals: BatchTotals,
     ) -> Tensor:
         """The normalised loss of each group.
 
@@ -39,7 +38,8 @@ class Classification(Protocol):
             matched: image, group and query index of each matched query.
             labels: their class indices.
             normaliser: scalar, the number of objects that a box loss is divided by.
-            whole: objects and images of the batch that these images are a part of; None where they are all of it.
+            totals: objects and images of the batch, of which these images may be a part; for losses that are
+                normalised otherwise.
 
         Returns:
             ``(G,)``.
@@ -75,10 +75,10 @@ class FocalClassification:
         matched: tuple[Tensor, Tensor, Tensor],
         labels: Tensor,
         normaliser: Tensor,
-        whole: tuple[int, int] | None = None,
+        totals: BatchTotals,
     ) -> Tensor:
         """The sum over images, queries and classes, over the number of objects."""
-        # every entry as a negative, then the matched ones put right: no dense targets, and few tensors to keep
+        # treat all entries as negatives, then correct the matched ones: no dense targets, few tensors kept for backward
         positive = logits[(*matched, labels)]  # (G, T)
         correction = self._positive(positive) - self._negative(positive)
         return (self._negative(logits).sum((0, 2, 3)) + correction.sum(1)) / normaliser
@@ -114,20 +114,17 @@ class SoftmaxClassification:
         matched: tuple[Tensor, Tensor, Tensor],
         labels: Tensor,
         normaliser: Tensor,
-        whole: tuple[int, int] | None = None,
+        totals: BatchTotals,
     ) -> Tensor:
         """The weighted mean of the cross-entropy over the images' queries.
 
-        As published, it is a mean of its own, so ``normaliser`` plays no part. Every object of the batch is matched
-        once in a group, so the weights of a ``whole`` batch are known from its counts.
+        As published, the mean is weighted, so ``normaliser`` is not used. The sum of the weights follows from
+        ``totals``: a group matches every object of the batch to one query.
         """
         no_object = logits.shape[-1] - 1
         target = torch.full(logits.shape[:-1], no_object, device=logits.device)
         target[matched] = labels
         weight = torch.where(target == no_object, self.no_object_weight, 1.0)  # (B, G, Q)
         loss = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view_as(weight)
-        if whole is None:
-            return (weight * loss).sum((0, 2)) / weight.sum((0, 2))
-        objects, images = whole
-        unmatched = images * logits.shape[2] - objects
-        return (weight * loss).sum((0, 2)) / (objects + self.no_object_weight * unmatched)
+        unmatched = totals.images * logits.shape[2] - totals.objects
+        return (weight * loss).sum((0, 2)) / (totals.objects + self.no_object_weight * unmatched)

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .boxes import cxcywh_to_xyxy
+from .boxes import check_l1_format, corners_and_area, generalized_iou, l1_coordinates
 from .classification import Classification
+from .errors import UserError
 from .matcher import HungarianMatcher, MatchingProblem
 from .ops import without_autocast
 from .recollection import Plan
@@ -46,8 +47,9 @@ class SetCriterion(nn.Module):
         matcher: assigns queries to objects.
         classification: class loss and probabilities.
         class_weight: weight of the class loss (2 in Deformable DETR and AdaMixer, 1 in DETR and DAB-DETR).
-        l1_weight: weight of the L1 loss of normalised boxes, in the matcher's ``l1_format``.
+        l1_weight: weight of the L1 loss of normalised boxes.
         giou_weight: weight of ``1 - GIoU``.
+        l1_format: as for :class:`~sqr.matcher.HungarianMatcher`, which should have the same.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
         auxiliary_repeats: how often every object is repeated for an auxiliary query set, where the query generator
             makes one (Jia et al., "DETRs with Hybrid Matching", CVPR 2023: 6).
@@ -62,6 +64,7 @@ class SetCriterion(nn.Module):
         class_weight: float = 2.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
+        l1_format: str = "cxcywh",
         group_reduction: str = "sum",
         auxiliary_repeats: int = 6,
         auxiliary_weight: float = 1.0,
@@ -72,6 +75,7 @@ class SetCriterion(nn.Module):
         self.matcher = matcher
         self.classification = classification
         self.weights = {"class": class_weight, "l1": l1_weight, "giou": giou_weight}
+        self.l1_format = check_l1_format(l1_format)
         self.group_reduction = group_reduction
         self.auxiliary_repeats = auxiliary_repeats
         self.auxiliary_weight = auxiliary_weight
@@ -100,24 +104,24 @@ class SetCriterion(nn.Module):
             loss to minimise.
 
         Raises:
-            ValueError, FloatingPointError: see :class:`~sqr.matcher.HungarianMatcher`.
+            UserError: see :class:`~sqr.matcher.HungarianMatcher`.
         """
         factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
         supervised = [i for i, weight in enumerate(plan.loss_weights) if weight]  # the others are not even matched
         predictions, names, factors = ([x[i] for i in supervised] for x in (predictions, plan.step_names, factors))
         with without_autocast(targets.boxes):
-            terms = [LossTerm(*_side_by_side(predictions, names, targets), factors)]
+            terms = [LossTerm(*_joint_problem(predictions, names, targets), factors)]
             if auxiliary is not None:
                 repeats = self.auxiliary_repeats
                 repeated = targets.repeated(repeats)
                 _check_auxiliary_size(auxiliary[0].logits.shape[2], repeated, repeats)
                 auxiliary, names = [auxiliary[i] for i in supervised], [f"auxiliary_{name}" for name in names]
                 scaled = [self.auxiliary_weight * factor for factor in factors]
-                terms.append(LossTerm(*_side_by_side(auxiliary, names, repeated), scaled, repeats))
+                terms.append(LossTerm(*_joint_problem(auxiliary, names, repeated), scaled, repeats))
             if proposals is not None:
-                terms.append(LossTerm(*_side_by_side([proposals], ["proposals"], targets.class_agnostic()), [1.0]))
+                terms.append(LossTerm(*_joint_problem([proposals], ["proposals"], targets.class_agnostic()), [1.0]))
             matches = self.matcher([term.problem for term in terms])
-            normaliser = average_count(targets.num_objects_of_batch, targets.boxes.device)
+            normaliser = average_count(targets.totals.objects, targets.boxes.device)
             losses = {}
             for term, match in zip(terms, matches, strict=True):
                 losses.update(self._step_losses(term, match, normaliser * term.repeats))
@@ -146,32 +150,19 @@ class SetCriterion(nn.Module):
         group = torch.arange(num_groups, device=match.device)[:, None].expand(-1, num_objects)
         matched = (image, group, match)
         boxes = prediction.boxes[matched]  # (G, T, 4)
-        goal = targets.boxes.expand_as(boxes)
-        giou = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal))
+        target = targets.boxes.expand_as(boxes)
+        l1 = l1_coordinates(boxes, self.l1_format) - l1_coordinates(target, self.l1_format)
+        giou = generalized_iou(corners_and_area(boxes), corners_and_area(target))
         return {
             "class": self.classification.loss(
-                prediction.logits, matched, targets.labels.expand_as(match), normaliser, targets.whole
+                prediction.logits, matched, targets.labels.expand_as(match), normaliser, targets.totals
             ),
-            "l1": (self.matcher.l1_coordinates(boxes) - self.matcher.l1_coordinates(goal)).abs().sum((1, 2))
-            / normaliser,
-            "giou": giou.sum(1) / normaliser,
+            "l1": l1.abs().sum((1, 2)) / normaliser,
+            "giou": (1 - giou).sum(1) / normaliser,
         }
 
 
-def giou_loss(boxes: Tensor, targets: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """``1 - GIoU`` of ``(..., 4)`` xyxy boxes (Rezatofighi et al., CVPR 2019), one by one: ``(...)``.
-
-    ``torchvision.ops.generalized_box_iou_loss`` without the boolean indices, which make a host wait for its device.
-    """
-    sides = torch.minimum(boxes[..., 2:], targets[..., 2:]) - torch.maximum(boxes[..., :2], targets[..., :2])
-    hull = torch.maximum(boxes[..., 2:], targets[..., 2:]) - torch.minimum(boxes[..., :2], targets[..., :2])
-    inter, hull = (width * height for width, height in (sides.clamp(min=0).unbind(-1), hull.unbind(-1)))
-    areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (boxes, targets)]
-    union = areas[0] + areas[1] - inter
-    return 1 - inter / (union + eps) + (hull - union) / (hull + eps)
-
-
-def _side_by_side(
+def _joint_problem(
     predictions: Sequence[StagePrediction], names: Sequence[str], targets: Targets
 ) -> tuple[MatchingProblem, list[int], Sequence[str]]:
     """All steps as one problem, their groups side by side, ``(B, total, Q, ...)``; groups and name of each step."""
@@ -188,7 +179,7 @@ def _check_auxiliary_size(num_queries: int, repeated: Targets, times: int) -> No
     most = max(repeated.counts, default=0)
     if most > num_queries:
         image = repeated.image_ids[repeated.counts.index(most)]
-        raise ValueError(
+        raise UserError(
             f"image {image} has {most // times} objects, {most} with auxiliary_repeats={times}, but the auxiliary set "
             f"has only {num_queries} queries; raise num_auxiliary to at least {most} or lower auxiliary_repeats"
         )

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .recollection import Plan
-from .structures import QueryState, StagePrediction
+from .structures import PreparedMemory, QueryState, StagePrediction
 
 
-class DecoderStage(Protocol):
-    """What a detector supplies: one refinement of queries.
+class DecoderStage(nn.Module):
+    """One refinement of queries; a detector supplies a subclass.
 
     Groups never touch the batch axis of the memory: self-attention sees ``(B * G, Q, C)``, everything else
     ``(B, G * Q, C)`` against one ``(B, N, C)`` memory. The returned reference is detached from the graph (where the
     detector's paper detaches it), the content is not.
-
-    A stage may also have ``prepare(memory) -> memory``, which computes what it needs of the memory alone and leaves a
-    memory that it has prepared as it is. The decoder calls it once a stage, for all steps, query sets and passes over
-    groups; whoever runs a stage outside of a decoder may hand in the plain memory.
     """
 
-    def __call__(self, state: QueryState, memory: object) -> tuple[QueryState, StagePrediction]: ...
+    def prepare(self, memory: Any) -> PreparedMemory:
+        """Compute what the stage needs of the memory only, such as keys and values.
+
+        The decoder calls it once per stage, for all steps, query sets and passes over groups.
+        """
+        return PreparedMemory(memory, None)
+
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
+        raise NotImplementedError
 
 
 class RecollectingDecoder(nn.Module):
@@ -33,27 +37,26 @@ class RecollectingDecoder(nn.Module):
     Recollection adds no parameters and nothing at inference: a state dict is the same under every plan.
 
     Args:
-        stages: the stage modules, each a :class:`DecoderStage`.
+        stages: the stages.
         plan: the training plan, or anything that :meth:`Plan.from_spec` makes one of, such as "selective".
         inference_plan: likewise the plan of evaluation mode, with one group in every step; the sequential cascade over
             all stages when None. ``{name: sequential, stages: 4}`` ends after four stages. A model trained by the
             dense-recurrent plan can loop its last stage: ``{name: looped, times: 5}``.
-        checkpoint_groups: keep no activations of recollected groups for the backward pass but compute them again there
-            (dropout with the same masks). The chain that inference runs, the last group of every step, stays plain.
-        max_groups_per_pass: run at most that many groups of a step at once, the recollected ones first, then the chain
-            (which is several groups where the initial queries are, as in Group DETR). With ``checkpoint_groups`` the
-            activations of no more recollected groups than these exist at any time; without it, and in the chain, only
-            what a stage frees itself gets smaller.
-        compile_stages: run stages through ``torch.compile``, with symbolic sizes; can be read and set afterwards.
+        checkpoint_groups: recompute the activations of recollected groups in the backward pass instead of storing them
+            (with the same dropout masks). Those of the inference chain, the last group of every step, are stored.
+        max_groups_per_pass: run at most this many groups of a step at once, the recollected ones first, then the chain
+            (several groups if the initial queries are, as in Group DETR). With ``checkpoint_groups`` this bounds how
+            many recollected groups have activations at any time; without, only a stage's temporaries get smaller.
+        compile_stages: run stages through ``torch.compile`` with symbolic sizes; can be read and set afterwards.
 
-    Neither of the first two changes a loss or a gradient, but for the order of sums and the order in which dropout
-    draws its masks; docs/cost.md says what they cost.
+    ``checkpoint_groups`` and ``max_groups_per_pass`` change losses and gradients only by the order of sums and of
+    dropout's random numbers; docs/cost.md gives their cost.
     """
 
     def __init__(
         self,
         *,
-        stages: Sequence[nn.Module],
+        stages: Sequence[DecoderStage],
         plan: Plan | str | Mapping | Sequence = "sequential",
         inference_plan: Plan | str | Mapping | Sequence | None = None,
         checkpoint_groups: bool = False,
@@ -92,7 +95,7 @@ class RecollectingDecoder(nn.Module):
 
     @property
     def compile_stages(self) -> bool:
-        """Whether stages run through ``torch.compile``; a copy of a model is not compiled, as PyTorch has it."""
+        """Whether stages run through ``torch.compile``; copies of a model do not, as usual in PyTorch."""
         return any(stage._compiled_call_impl is not None for stage in self.stages)
 
     @compile_stages.setter
@@ -115,21 +118,21 @@ class RecollectingDecoder(nn.Module):
         return self.plan.draw(self._forwards if self.draw_number is None else self.draw_number)
 
     def forward(self, initial: QueryState, memory: object) -> list[StagePrediction]:
-        """Returns one prediction a step of the active plan, with that step's groups."""
+        """Run the active plan and return one prediction per step, with that step's groups."""
         return self.forward_sets([initial], memory)[0]
 
     def forward_sets(self, initials: Sequence[QueryState], memory: object) -> list[list[StagePrediction]]:
-        """:meth:`forward` of several query sets that never see each other but share what stages make of the memory."""
+        """Run :meth:`forward` on several query sets that never see each other but share the prepared memory."""
         if self.training:
             self._forwards += 1
         plan = self.active_plan
         outputs: list[dict[int, QueryState]] = [{0: initial} for initial in initials]
         predictions: list[list[StagePrediction]] = [[] for _ in initials]
-        prepared: dict[int, object] = {}
+        prepared: dict[int, PreparedMemory] = {}
         for number, (index, _) in enumerate(plan.steps, start=1):
             stage = self.stages[index - 1]
             if index not in prepared:
-                prepared[index] = stage.prepare(memory) if hasattr(stage, "prepare") else memory
+                prepared[index] = stage.prepare(memory)
             for initial, known, done in zip(initials, outputs, predictions, strict=True):
                 width = initial.num_groups
                 states = [known[i].groups(begin * width, end * width) for i, begin, end in plan.parts(number)]
@@ -142,17 +145,17 @@ class RecollectingDecoder(nn.Module):
         return predictions
 
     def _run(
-        self, stage: nn.Module, states: Sequence[QueryState], memory: object, chain: int
+        self, stage: DecoderStage, states: Sequence[QueryState], memory: PreparedMemory, chain: int
     ) -> tuple[QueryState, StagePrediction]:
-        """Run a stage on the concatenation of ``states``, whose last ``chain`` groups are the chain of inference."""
+        """Run a stage on the concatenation of ``states``, whose last ``chain`` groups are the inference chain."""
         total = sum(state.num_groups for state in states)
         recollected, size = total - chain, self.max_groups_per_pass or total
         in_passes = recollected > 0 and (self.checkpoint_groups or self.max_groups_per_pass is not None)
-        compiled = stage._compiled_call_impl is not None
+        compiled = self.compile_stages
 
         def run(begin: int, end: int, *_: Tensor) -> tuple[QueryState, StagePrediction]:
             state = QueryState.cat(_groups(states, begin, end))
-            # a graph is made for the strides of its inputs: views of every pass and plan would make one each
+            # compiled graphs are specialised to their inputs' strides: avoid one graph per kind of view
             return stage(state.copy() if compiled else state, memory)
 
         if total <= size and not in_passes:
@@ -160,9 +163,9 @@ class RecollectingDecoder(nn.Module):
 
         results = []
         for begin, end in _passes(0, recollected, size):
-            # the concatenation is inside, so that what is kept of a pass are the outputs that exist anyway
+            # concatenating inside of the checkpoint saves no input but the outputs that exist anyway
             if self.checkpoint_groups:
-                # the tensor is for its device: random states are kept of the devices of arguments alone
+                # the tensor tells checkpoint() the device whose random state it has to restore
                 results.append(checkpoint(run, begin, end, states[0].content, use_reentrant=False))
             else:
                 results.append(run(begin, end))
@@ -172,12 +175,12 @@ class RecollectingDecoder(nn.Module):
 
 
 def _passes(begin: int, end: int, size: int) -> list[tuple[int, int]]:
-    """``begin`` to before ``end`` in parts of at most ``size``."""
+    """Split ``range(begin, end)`` into (begin, end) pairs of at most ``size``."""
     return [(first, min(first + size, end)) for first in range(begin, end, size)]
 
 
 def _groups(states: Sequence[QueryState], begin: int, end: int) -> list[QueryState]:
-    """The groups from ``begin`` to before ``end`` of the concatenation of ``states``."""
+    """Groups ``begin`` to ``end - 1`` of the concatenation of ``states``."""
     parts, start = [], 0
     for state in states:
         first, last = max(begin - start, 0), min(end - start, state.num_groups)

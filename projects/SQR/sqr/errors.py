@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: ``train_net.py`` prints one line and leaves with their exit code."""
+"""Errors that the user can fix: commands print them as one line and exit with their code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Something the user can mend (a path, a value, a full disk). Programming errors stay other exceptions.
+    """Something the user can fix (a path, a value, a full disk). Programming errors stay other exceptions.
 
     Attributes:
-        exit_code: what the command line leaves with: 1.
+        exit_code: of the command.
     """
 
     exit_code = 1
@@ -21,6 +21,14 @@ class UsageError(UserError):
     """A command line or config that cannot be understood; found before anything is loaded. Exit code 2."""
 
     exit_code = 2
+
+
+class NonFiniteError(UserError, FloatingPointError):
+    """A model's predictions, losses or gradients are not finite."""
+
+
+class NonFiniteElsewhereError(NonFiniteError):
+    """The values that are not finite are another process's, which reports them, as does the main process."""
 
 
 class TrainingInterrupted(UserError):
@@ -48,6 +56,6 @@ def one_line(error: BaseException) -> str:
 
 
 def report_error(error: BaseException) -> int:
-    """Print an error as one line on stderr and return the exit code to leave with."""
+    """Print an error as one line on stderr and return the exit code."""
     print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     return getattr(error, "exit_code", 1)

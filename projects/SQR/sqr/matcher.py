@@ -10,13 +10,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .boxes import cxcywh_to_xyxy
+from .boxes import check_l1_format, corners_and_area, generalized_iou, l1_coordinates
 from .classification import Classification
+from .errors import NonFiniteError, UserError
 from .structures import StagePrediction
 from .targets import Targets
 
-L1_FORMATS = ("cxcywh", "xyxy")
-# Pairs of query and object whose costs are built at once: on a CPU what its cache holds, else what memory can spare.
+# (query, object) pairs whose costs are built at once: what a CPU's cache holds, or what a GPU's memory can spare.
 _PAIRS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 
@@ -39,8 +39,8 @@ class HungarianMatcher:
         class_weight: weight of the class cost.
         l1_weight: weight of the L1 distance of normalised boxes.
         giou_weight: weight of the negative generalised IoU.
-        l1_format: the coordinates whose L1 distance counts, here and in the criterion's L1 loss: "cxcywh" (DETR and
-            most of its successors) or "xyxy" (AdaMixer).
+        l1_format: the coordinates whose L1 distance counts: "cxcywh" (DETR and most of its successors) or "xyxy"
+            (AdaMixer).
     """
 
     def __init__(
@@ -52,15 +52,9 @@ class HungarianMatcher:
         giou_weight: float = 2.0,
         l1_format: str = "cxcywh",
     ):
-        if l1_format not in L1_FORMATS:
-            raise ValueError(f"l1_format={l1_format!r}: one of {', '.join(L1_FORMATS)}")
-        self.l1_format = l1_format
+        self.l1_format = check_l1_format(l1_format)
         self.classification = classification
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
-
-    def l1_coordinates(self, boxes: Tensor) -> Tensor:
-        """``(..., 4)`` normalised cxcywh -> the coordinates whose L1 distance is cost and loss."""
-        return boxes if self.l1_format == "cxcywh" else cxcywh_to_xyxy(boxes)
 
     @torch.no_grad()
     def __call__(self, problems: Sequence[MatchingProblem]) -> list[Tensor]:
@@ -71,8 +65,8 @@ class HungarianMatcher:
             batch's ``T`` objects.
 
         Raises:
-            ValueError: an image has more objects than a group has queries.
-            FloatingPointError: a cost is not finite; the message names step and group, image and query.
+            UserError: an image has more objects than a group has queries.
+            NonFiniteError: a cost is not finite; the message names step and group, image and query.
         """
         costs = self._costs(problems)
         if costs is None:
@@ -115,7 +109,7 @@ class HungarianMatcher:
         _, groups, queries, _ = logits.shape
         at_once = _PAIRS_AT_ONCE.get(logits.device.type, _PAIRS_AT_ONCE["cuda"])
         all_classes, inverse, num_classes = _used_classes(targets, logits.device)
-        goals = self._coordinates(targets.boxes)
+        target_coordinates = self._coordinates(targets.boxes)
         first_class = first = 0
         for image, (out, objects) in enumerate(zip(parts, targets.counts, strict=True)):
             classes = all_classes[first_class : first_class + num_classes[image]]
@@ -129,43 +123,18 @@ class HungarianMatcher:
                 torch.index_select(class_cost, 1, inverse[of_image], out=cost)
                 cost.mul_(self.class_weight)
                 candidates = self._coordinates(boxes[image][part].float())
-                self._add_box_cost(cost, goals[:, of_image, None], candidates[:, :, None])
+                self._add_box_cost(cost, candidates[:, :, None], target_coordinates[:, of_image, None])
 
     def _coordinates(self, boxes: Tensor) -> Tensor:
         """``(..., 4)`` normalised cxcywh -> ``(9, ...)``: the four that L1 takes, corners and area, each contiguous."""
-        corners = cxcywh_to_xyxy(boxes)
-        area = boxes[..., 2] * boxes[..., 3]
-        return torch.stack((*self.l1_coordinates(boxes).unbind(-1), *corners.unbind(-1), area))
+        return torch.stack((*l1_coordinates(boxes, self.l1_format).unbind(-1), *corners_and_area(boxes)))
 
-    def _add_box_cost(self, cost: Tensor, goals: Tensor, candidates: Tensor) -> None:
-        """Add what boxes cost to ``(G, T, Q)``, given ``goals`` ``(9, T, 1)`` and ``candidates`` ``(9, G, 1, Q)``."""
+    def _add_box_cost(self, cost: Tensor, boxes: Tensor, targets: Tensor) -> None:
+        """Add the box cost to ``(G, T, Q)``, given coordinates of boxes ``(9, G, 1, Q)`` and targets ``(9, T, 1)``."""
         buffer = torch.empty_like(cost)
-        for candidate, goal in zip(candidates[:4], goals[:4], strict=True):
-            cost.add_(torch.sub(candidate, goal, out=buffer).abs_(), alpha=self.l1_weight)
-        cost.sub_(generalized_iou(candidates[4:], goals[4:]), alpha=self.giou_weight)
-
-
-def generalized_iou(boxes: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Generalised IoU (Rezatofighi et al., CVPR 2019) of broadcastable x0, y0, x1, y1 and area, in float32.
-
-    In place wherever possible, for it is half of the matching cost. Two boxes without any extent at the same place have
-    GIoU -1, as disjoint ones have at most.
-    """
-    sides, hull = [], None
-    buffer = None
-    for low in (0, 1):
-        low_b, high_b, low_t, high_t = boxes[low], boxes[low + 2], targets[low], targets[low + 2]
-        side = torch.minimum(high_b, high_t)
-        buffer = torch.maximum(low_b, low_t, out=buffer)
-        sides.append(side.sub_(buffer))
-        extent = torch.maximum(high_b, high_t)
-        extent.sub_(torch.minimum(low_b, low_t, out=buffer))
-        hull = extent if hull is None else hull.mul_(extent)
-    inter = sides[0].clamp_(min=0).mul_(sides[1].clamp_(min=0))
-    union = torch.add(boxes[4], targets[4], out=buffer).sub_(inter)
-    tiny = torch.finfo(union.dtype).tiny
-    giou = inter.div_(union.clamp_(min=tiny))
-    return giou.add_(union.div_(hull.clamp_(min=tiny))).sub_(1)
+        for ours, theirs in zip(boxes[:4], targets[:4], strict=True):
+            cost.add_(torch.sub(ours, theirs, out=buffer).abs_(), alpha=self.l1_weight)
+        cost.sub_(generalized_iou(boxes[4:], targets[4:]), alpha=self.giou_weight)
 
 
 def _pieces(groups: int, queries: int, objects: int, at_once: int) -> Iterator[tuple[slice, slice]]:
@@ -198,7 +167,7 @@ def _used_classes(targets: Targets, device: torch.device) -> tuple[Tensor, Tenso
 def _check_counts(targets: Targets, queries: int) -> None:
     for image, objects in enumerate(targets.counts):
         if objects > queries:
-            raise ValueError(
+            raise UserError(
                 f"image {targets.image_ids[image]} has {objects} objects, but a group has only {queries} "
                 f"queries to match them with; raise num_queries to at least {objects}"
             )
@@ -208,7 +177,7 @@ def _check_finite(matrix: np.ndarray, problem: MatchingProblem, image: int) -> N
     if np.isfinite(matrix).all():
         return
     group, _, query = np.argwhere(~np.isfinite(matrix))[0]
-    raise FloatingPointError(
+    raise NonFiniteError(
         f"the matching cost of image {problem.targets.image_ids[image]} is not finite at "
         f"{problem.group_names[group]}, query {query} (images of this batch: {list(problem.targets.image_ids)}): the "
         "model's predictions diverged; lower the learning rate, clip gradients, or look at that image's boxes"

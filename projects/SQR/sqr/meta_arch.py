@@ -14,7 +14,7 @@ from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
 from .layers.padding import PaddingZeroer
 from .postprocessing import Postprocessor
-from .structures import StageOutputs, StagePrediction
+from .structures import BatchTotals, ImagePredictions, StagePrediction
 from .targets import Targets
 
 
@@ -31,7 +31,7 @@ class QueryBasedDetector(nn.Module):
         postprocessor: ``(scores (Q, K), boxes (Q, 4) absolute xyxy, image_size)`` -> ``Instances``.
         num_classes: ``K``, to check the data with.
         pixel_mean, pixel_std: of each channel, in ``input_format`` and the range 0 to 255.
-        input_format: channel order that the model expects of the data, for whoever feeds it.
+        input_format: channel order that the model expects.
         size_divisibility: pad the batch to a multiple of this; 0 pads to the largest image only (as published).
         ignore_padding: keep the backbone's convolutions from reading what lies beyond an image, so that its predictions
             do not depend on what else is in its batch; encoders have a switch of the same name, which configs set to
@@ -72,14 +72,16 @@ class QueryBasedDetector(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(
+        self, batched_inputs: Sequence[dict], batch_totals: BatchTotals | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Detectron2's contract.
 
         Args:
             batched_inputs: dicts with ``image`` ``(3, h, w)`` uint8 or float in 0 to 255; ``instances`` in training;
                 in evaluation ``height`` and ``width`` of the image that boxes shall refer to (the input's if absent).
-                Where a training batch is fed in parts, ``whole_batch`` in the first dict is the number of objects and
-                of images in all parts, which losses are then normalised by.
+            batch_totals: where a training batch is fed in parts, the objects and images of all parts, which losses
+                are then normalised by.
 
         Returns:
             In training the weighted losses (:class:`~sqr.criterion.SetCriterion`); in evaluation one
@@ -87,7 +89,9 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             # on the host, before the device has anything to do: bad data is found first
-            targets = Targets.from_batched_inputs(batched_inputs, num_classes=self.num_classes, device=self.device)
+            targets = Targets.from_batched_inputs(
+                batched_inputs, num_classes=self.num_classes, device=self.device, totals=batch_totals
+            )
             predictions, proposals, auxiliary = self.decode(self.encode(batched_inputs))
             return self.criterion(predictions, self.decoder.active_plan, targets, proposals, auxiliary)
         predictions, *_ = self.decode(self.encode(batched_inputs))
@@ -97,7 +101,7 @@ class QueryBasedDetector(nn.Module):
         ]
 
     @torch.no_grad()
-    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[StageOutputs]:
+    def forward_stages(self, batched_inputs: Sequence[dict]) -> list[ImagePredictions]:
         """What every stage predicts, an image at a time: the contract of analysis and visualisation.
 
         Ordinary inference is ``postprocessor(o.scores[-1], o.boxes[-1], o.image_size)`` of each.
@@ -151,7 +155,7 @@ class QueryBasedDetector(nn.Module):
 
     def _stage_outputs(
         self, predictions: Sequence[StagePrediction], batched_inputs: Sequence[dict]
-    ) -> list[StageOutputs]:
+    ) -> list[ImagePredictions]:
         """The first (at inference: only) group of each step, boxes scaled to the original images."""
         probabilities = self.criterion.classification.probabilities
         scores = torch.stack([probabilities(p.logits[:, 0]) for p in predictions], dim=1)  # (B, S, Q, K)
@@ -161,7 +165,7 @@ class QueryBasedDetector(nn.Module):
             height = int(inputs.get("height", inputs["image"].shape[-2]))
             width = int(inputs.get("width", inputs["image"].shape[-1]))
             scale = image_boxes.new_tensor([width, height, width, height])
-            outputs.append(StageOutputs(image_scores, image_boxes * scale, (height, width)))
+            outputs.append(ImagePredictions(image_scores, image_boxes * scale, (height, width)))
         return outputs
 
 

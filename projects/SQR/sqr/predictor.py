@@ -23,7 +23,7 @@ from .data.prepared import prepare_split
 from .engine import load_model
 from .errors import as_user_error
 from .runs import run_files
-from .structures import StageOutputs
+from .structures import ImagePredictions
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 COLORS = ("BGR", "RGB")
@@ -188,7 +188,7 @@ class Predictor:
 
     def stages(
         self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
-    ) -> StageOutputs | list[StageOutputs]:
+    ) -> ImagePredictions | list[ImagePredictions]:
         """What every stage predicts: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the image as given.
 
         Arguments and errors as :meth:`__call__`; a list for a batch.

@@ -23,7 +23,9 @@ sampled                ``s-1``'s chain, and one    1 2 2 2 2 2                  
 =====================  ==========================  ============================  =====
 
 A source is an output, with all its groups, or ``(output, group)``, one of its groups. Older sources always come first,
-so the *sequential chain* (the path that inference takes) is the last group of every step.
+so the *sequential chain* (the path that inference takes) is the last group of every step. Which groups exist, how many
+there are and what each one is, is answered here only; the decoder splits a step's groups into passes and the criterion
+sums over them, both by the numbers of this plan.
 
 This module is pure Python and imports nothing of PyTorch.
 """

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class QueryState:
         )
 
     def copy(self) -> QueryState:
-        """The same in contiguous memory of its own, also where it is a view of something wider, expanded or empty."""
+        """A contiguous clone."""
         content, reference, *extras = (
             x.clone(memory_format=torch.contiguous_format)
             for x in (self.content, self.reference, *self.extras.values())
@@ -58,7 +59,7 @@ class QueryState:
         return QueryState(content, reference, dict(zip(self.extras, extras, strict=True)))
 
     def groups(self, begin: int, end: int) -> QueryState:
-        """The groups from ``begin`` to before ``end``, as views."""
+        """Groups ``begin`` to ``end - 1``, as views."""
         if (begin, end) == (0, self.num_groups):
             return self
         return QueryState(
@@ -103,6 +104,17 @@ class StagePrediction:
         )
 
 
+class BatchTotals(NamedTuple):
+    """Numbers of objects and images that losses are normalised by.
+
+    Those of the images at hand, or, where a batch is fed in parts (gradient accumulation), those of all its parts in
+    this process.
+    """
+
+    objects: int
+    images: int
+
+
 @dataclass
 class InitialQueries:
     """What a query generator hands to the decoder.
@@ -128,19 +140,46 @@ class InitialQueries:
         return InitialQueries(first, proposals, auxiliary)
 
 
+def fold_groups_into_batch(x: Tensor) -> Tensor:
+    """``(B, G, Q, ...)`` -> ``(B * G, Q, ...)``: for what must not mix groups, such as self-attention."""
+    return x.flatten(0, 1)
+
+
+def fold_groups_into_queries(x: Tensor) -> Tensor:
+    """``(B, G, Q, ...)`` -> ``(B, G * Q, ...)``: for what treats queries one by one, against an image's memory."""
+    return x.flatten(1, 2)
+
+
+Memory = TypeVar("Memory")
+Projection = TypeVar("Projection")
+
+
+@dataclass
+class PreparedMemory(Generic[Memory, Projection]):
+    """The encoder's memory and what one stage computed of it, whatever queries follow.
+
+    Attributes:
+        memory: as the encoder returned it.
+        projection: the stage's own, such as keys and values; None if it needs nothing.
+    """
+
+    memory: Memory
+    projection: Projection
+
+
 @dataclass
 class KeysAndValues:
-    """A memory as one attention reads it, heads apart, so that several calls project and transpose it once.
+    """A memory as one attention reads it, split into heads.
 
     Attributes:
         key: ``(B, H, N, D)``, contiguous.
         value: ``(B, H, N, E)``, contiguous.
-        attendable: ``(B, 1, 1, N)`` bool, False where padded.
+        attention_mask: ``(B, 1, 1, N)`` bool, False where padded.
     """
 
     key: Tensor
     value: Tensor
-    attendable: Tensor
+    attention_mask: Tensor
 
 
 @dataclass
@@ -151,18 +190,16 @@ class DenseMemory:
         tokens: ``(B, N, C)``.
         position: ``(B, N, C)`` position embedding of the tokens.
         padding_mask: ``(B, N)`` bool, True where padded.
-        projected: of one stage, where a stage has prepared the memory.
     """
 
     tokens: Tensor
     position: Tensor
     padding_mask: Tensor
-    projected: KeysAndValues | None = None
 
     @cached_property
-    def placed(self) -> Tensor:
-        """``(B, N, C)`` sum of tokens and position, made once an image for all stages."""
-        # with the gradient that the tokens have, even if the first to ask has gradients off
+    def tokens_with_position(self) -> Tensor:
+        """``(B, N, C)`` sum of tokens and position, computed once per image for all stages."""
+        # attached to the tokens even if it is first asked for without gradients
         with torch.enable_grad() if self.tokens.requires_grad else nullcontext():
             return self.tokens + self.position
 
@@ -177,8 +214,7 @@ class MultiScaleMemory:
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
         valid_ratios: ``(B, L, 2)`` unpadded share of each level's width and height, in (0, 1].
         pixel_sizes: ``(B, L, 2)`` share of each level's padded width and height that one pixel of it is.
-        ignores_padding: whether what is made of the memory must not depend on how far the batch is padded.
-        value: ``(B, N, H, D)`` of one stage, where a stage has prepared the memory.
+        ignores_padding: whether results computed from the memory must not depend on how far the batch is padded.
     """
 
     tokens: Tensor
@@ -187,7 +223,6 @@ class MultiScaleMemory:
     valid_ratios: Tensor
     pixel_sizes: Tensor
     ignores_padding: bool = False
-    value: Tensor | None = None
 
 
 @dataclass
@@ -200,8 +235,6 @@ class PyramidMemory:
         strides: pixels of the padded input image that a level's pixel stands for.
         image_sizes: ``(B, 2)`` float32 width and height of the unpadded images in pixels.
         scales: ``(B, L)`` float32 binary logarithms of the strides.
-        generators: weight and bias of each generator of mixing matrices, of one stage, where a stage has prepared the
-            memory.
     """
 
     tokens: Tensor
@@ -209,11 +242,10 @@ class PyramidMemory:
     strides: tuple[int, ...]
     image_sizes: Tensor
     scales: Tensor
-    generators: tuple[tuple[Tensor, Tensor], ...] | None = None
 
 
 @dataclass
-class StageOutputs:
+class ImagePredictions:
     """The predictions of all stages for one image, query ids aligned over stages.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The objects of a batch of images, as the matcher and the criterion want them."""
+"""The objects of a batch of images, as matcher and criterion take them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .boxes import xyxy_to_cxcywh
+from .errors import UserError
+from .structures import BatchTotals
 
 
 @dataclass
@@ -22,8 +24,7 @@ class Targets:
         counts: objects of each image, on the host.
         class_ids: the labels of each image as host tensors.
         image_ids: names of the images for messages.
-        whole: objects and images of the batch that these images are a part of, in this process; None where they are
-            all of it. Gradient accumulation feeds a batch in parts, and losses are normalised by the whole of it.
+        totals: what losses are normalised by.
     """
 
     labels: Tensor
@@ -32,7 +33,7 @@ class Targets:
     counts: tuple[int, ...]
     class_ids: tuple[Tensor, ...]
     image_ids: tuple[object, ...]
-    whole: tuple[int, int] | None = None
+    totals: BatchTotals
 
     @staticmethod
     def from_lists(
@@ -41,8 +42,12 @@ class Targets:
         *,
         device: torch.device | str = "cpu",
         image_ids: Sequence[object] | None = None,
+        totals: BatchTotals | None = None,
     ) -> Targets:
-        """Collect per-image host tensors: labels ``(T_i,)`` and normalised cxcywh boxes ``(T_i, 4)``."""
+        """Collect per-image host tensors: labels ``(T_i,)`` and normalised cxcywh boxes ``(T_i, 4)``.
+
+        ``totals`` are those of these images if None.
+        """
         counts = tuple(len(x) for x in labels)
         index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
         class_ids = tuple(x.cpu().long() for x in labels)
@@ -53,25 +58,31 @@ class Targets:
             counts=counts,
             class_ids=class_ids,
             image_ids=tuple(range(len(counts)) if image_ids is None else image_ids),
+            totals=BatchTotals(sum(counts), len(counts)) if totals is None else totals,
         )
 
     @staticmethod
-    def from_batched_inputs(batched_inputs: Sequence[dict], *, num_classes: int, device: torch.device) -> Targets:
+    def from_batched_inputs(
+        batched_inputs: Sequence[dict],
+        *,
+        num_classes: int,
+        device: torch.device,
+        totals: BatchTotals | None = None,
+    ) -> Targets:
         """From Detectron2's training inputs (``instances`` with ``gt_boxes`` absolute xyxy and ``gt_classes``).
 
-        ``whole_batch`` of the first input, where it is there, says of what batch these are a part (:attr:`whole`).
-
         Raises:
-            ValueError: a class index outside ``[0, num_classes)``; the message names the image.
+            UserError: a class index outside ``[0, num_classes)``; the message names it and the image.
         """
         labels, boxes, image_ids = [], [], []
         for i, inputs in enumerate(batched_inputs):
             instances = inputs["instances"]
             image_id = inputs.get("image_id", inputs.get("file_name", i))
             classes = instances.gt_classes.cpu()
-            if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
-                raise ValueError(
-                    f"image {image_id} has an object of class index {int(classes.max())}, but the model has "
+            wrong = classes[(classes < 0) | (classes >= num_classes)]
+            if len(wrong):
+                raise UserError(
+                    f"image {image_id} has an object of class index {int(wrong[0])}, but the model has "
                     f"num_classes={num_classes} (indices 0 to {num_classes - 1}); set num_classes to the data's"
                 )
             height, width = instances.image_size
@@ -79,8 +90,7 @@ class Targets:
             labels.append(classes)
             boxes.append(xyxy_to_cxcywh(instances.gt_boxes.tensor.cpu() / scale))
             image_ids.append(image_id)
-        targets = Targets.from_lists(labels, boxes, device=device, image_ids=image_ids)
-        return replace(targets, whole=batched_inputs[0].get("whole_batch") if batched_inputs else None)
+        return Targets.from_lists(labels, boxes, device=device, image_ids=image_ids, totals=totals)
 
     def class_agnostic(self) -> Targets:
         """The same objects, all of class 0: what a two-stage encoder's proposals are trained with."""
@@ -98,13 +108,8 @@ class Targets:
             image_index=self.image_index[order],
             counts=tuple(n * times for n in self.counts),
             class_ids=tuple(x.repeat(times) for x in self.class_ids),
-            whole=None if self.whole is None else (self.whole[0] * times, self.whole[1]),
+            totals=self.totals._replace(objects=self.totals.objects * times),
         )
-
-    @property
-    def num_objects_of_batch(self) -> int:
-        """Objects of the whole batch in this process: what losses are normalised by."""
-        return len(self) if self.whole is None else self.whole[0]
 
     def __len__(self) -> int:
         return len(self.labels)

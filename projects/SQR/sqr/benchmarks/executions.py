@@ -43,7 +43,8 @@ class LoopingDecoder(_Baseline):
         states = {(0,): initial}
         steps: list[list[StagePrediction]] = [[] for _ in self.plan.steps]
         for info in self.plan.sets:
-            states[info.path], prediction = self.stages[info.stage - 1](states[info.path[:-1]], memory)
+            stage = self.stages[info.stage - 1]
+            states[info.path], prediction = stage(states[info.path[:-1]], stage.prepare(memory))
             steps[info.step - 1].append(prediction)
         return [StagePrediction.cat(predictions) for predictions in steps]
 
@@ -59,13 +60,13 @@ class RepeatingDecoder(_Baseline):
         """As :meth:`sqr.decoder.RecollectingDecoder.forward`."""
         outputs = {0: initial}
         predictions = []
-        for number, (stage, _) in enumerate(self.plan.steps, start=1):
-            width = initial.num_groups
+        for number, (index, _) in enumerate(self.plan.steps, start=1):
+            stage, width = self.stages[index - 1], initial.num_groups
             state = QueryState.cat(
                 [outputs[i].groups(begin * width, end * width) for i, begin, end in self.plan.parts(number)]
             )
             groups = state.num_groups
-            output, prediction = self.stages[stage - 1](_as_images(state), repeat_memory(memory, groups))
+            output, prediction = stage(_as_images(state), stage.prepare(repeat_memory(memory, groups)))
             outputs[number] = _map(output, lambda x, g=groups: _to_groups(x, g))
             predictions.append(
                 StagePrediction(_to_groups(prediction.logits, groups), _to_groups(prediction.boxes, groups))

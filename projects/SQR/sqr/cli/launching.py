@@ -18,7 +18,7 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 
 from ..distributed import check_num_processes, is_launched_process, join_process_group
-from ..errors import UsageError, UserError, one_line, report_error
+from ..errors import NonFiniteElsewhereError, UsageError, UserError, report_error
 
 
 def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
@@ -82,9 +82,9 @@ class _Guarded:
 
 def _report(error: UserError) -> int:
     if error.__cause__ is not None:
-        # For whoever needs to look deeper; the terminal gets the line alone.
+        # The traceback goes to the log file only; the terminal gets one line.
         _to_log_file("".join(traceback.format_exception(error)))
-    if comm.get_world_size() == 1 or comm.is_main_process() or "another process" not in one_line(error):
+    if comm.is_main_process() or not isinstance(error, NonFiniteElsewhereError):
         return report_error(error)
     return error.exit_code
 

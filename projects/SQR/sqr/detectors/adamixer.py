@@ -12,16 +12,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, MultiheadAttention, QueryTable, in_float32, sine_encoding
+from ..decoder import DecoderStage
+from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, QueryTable, SelfAttention, in_float32, sine_encoding
+from ..layers.adaptive_mixing import Generators
 from ..ops import operand
-from ..structures import InitialQueries, PyramidMemory, QueryState, StagePrediction
+from ..structures import (
+    InitialQueries,
+    PreparedMemory,
+    PyramidMemory,
+    QueryState,
+    StagePrediction,
+    fold_groups_into_batch,
+    fold_groups_into_queries,
+)
 
 POSITION_UNIT = 1000.0
 """What x and y are divided by before the sine embedding, as published; z and r are not."""
@@ -123,7 +132,7 @@ class FullImageQueries(nn.Module):
         return InitialQueries.split(state, self.num_queries)
 
 
-class AdaMixerStage(nn.Module):
+class AdaMixerStage(DecoderStage):
     """Self-attention biased by overlap, adaptive sampling and mixing, FFN, heads; post-norm.
 
     The attention's input includes the position embedding, which therefore also enters its value and its residual, as
@@ -145,7 +154,7 @@ class AdaMixerStage(nn.Module):
     ):
         super().__init__()
         self.iof_tau = nn.Parameter(torch.empty(num_heads))
-        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.self_attn = SelfAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.sampling = AdaptiveSampling(dim=dim, num_points=in_points, num_feature_groups=num_feature_groups)
         self.mixing = AdaptiveMixing(
@@ -170,35 +179,33 @@ class AdaMixerStage(nn.Module):
         nn.init.zeros_(self.bbox_embed[-1].weight)
         nn.init.zeros_(self.bbox_embed[-1].bias)
 
-    def prepare(self, memory: PyramidMemory) -> PyramidMemory:
-        """The memory with the halves of this stage's generator of mixing matrices."""
-        return memory if memory.generators is not None else replace(memory, generators=self.mixing.generators())
+    def prepare(self, memory: PyramidMemory) -> PreparedMemory[PyramidMemory, Generators]:
+        """Split the generator of mixing matrices into its halves."""
+        return PreparedMemory(memory, self.mixing.generators())
 
-    def forward(self, state: QueryState, memory: PyramidMemory) -> tuple[QueryState, StagePrediction]:
-        b, g, q, c = state.content.shape
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
+        shape, pyramid = state.content.shape, memory.memory
         reference = state.reference.detach()
         boxes = xyzr_to_box(reference)
-        # self-attention: groups are a batch of their own, (B*G, Q, C)
         scaled = torch.cat((reference[..., :2] / POSITION_UNIT, reference[..., 2:]), dim=-1)
-        position = sine_encoding(scaled, dim=c // 4).flatten(-2)
-        x = (state.content + position.to(state.content.dtype)).reshape(b * g, q, c)
-        bias = self._overlap_bias(boxes.reshape(b * g, q, 4)).to(x.dtype)
-        x = self.norm1(x + self.self_attn(x, x, x, bias=bias))
-        # everything else: groups are more queries of the same image, (B, G*Q, C)
-        x = x.view(b, g * q, c)
+        position = sine_encoding(scaled, dim=shape[-1] // 4).flatten(-2)
+        x = fold_groups_into_batch(state.content + position.to(state.content.dtype))
+        bias = self._overlap_bias(fold_groups_into_batch(boxes)).to(x.dtype)
+        x = self.norm1(x + self.self_attn(x, bias=bias))
+        x = fold_groups_into_queries(x.view(shape))
         sampled = self.sampling(
             x,
-            boxes.reshape(b, g * q, 4),
-            reference[..., 2:3].reshape(b, g * q, 1),
-            memory.tokens,
-            memory.spatial_shapes,
-            memory.strides,
-            memory.scales,
+            fold_groups_into_queries(boxes),
+            fold_groups_into_queries(reference[..., 2:3]),
+            pyramid.tokens,
+            pyramid.spatial_shapes,
+            pyramid.strides,
+            pyramid.scales,
         )
-        x = self.norm2(self.mixing(x, sampled, self.prepare(memory).generators))
-        x = self.norm3(self.ffn(x)).view(b, g, q, c)
+        x = self.norm2(self.mixing(x, sampled, memory.projection))
+        x = self.norm3(self.ffn(x)).view(shape)
         refined = refine_xyzr(in_float32(self.bbox_embed, x), reference)
-        normalised = xyzr_to_box(refined) / memory.image_sizes.repeat(1, 2)[:, None, None]
+        normalised = xyzr_to_box(refined) / pyramid.image_sizes.repeat(1, 2)[:, None, None]
         return QueryState(x, refined.detach(), state.extras), StagePrediction(self.class_embed(x), normalised)
 
     def _overlap_bias(self, boxes: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
-from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 
 INVERSE_SIGMOID_EPS = 1e-3
 """Of both forms, in the official code and in detrex; Deformable DETR has 1e-5."""
@@ -105,7 +105,7 @@ class DabDetrStage(ConditionalDecoderLayer):
         self.ref_point_head = ref_point_head
         self.ref_anchor_head = ref_anchor_head
 
-    def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         content = state.content
         half = content.shape[-1] // 2
         box = state.reference if self.first else state.reference.detach()
@@ -115,7 +115,7 @@ class DabDetrStage(ConditionalDecoderLayer):
             sine = sine * self.query_scale(content)
         ratio = self.ref_anchor_head(content).sigmoid() / box[..., 2:]  # of width, of height
         sine = torch.cat((sine[..., :half] * ratio[..., 1:], sine[..., half:] * ratio[..., :1]), dim=-1)
-        x = self.attend(content, self.ref_point_head(embedding), sine, memory)
+        x = self.attend(memory, content, self.ref_point_head(embedding), sine)
         handed_on = refine_boxes(in_float32(self.bbox_embed, x), box, INVERSE_SIGMOID_EPS)
         output = self.norm(x)
         boxes = refine_boxes(in_float32(self.bbox_embed, output), state.reference, INVERSE_SIGMOID_EPS)
@@ -201,14 +201,14 @@ class DabDeformableStage(DeformableDecoderLayer):
         self.query_scale = query_scale
         self.ref_point_head = ref_point_head
 
-    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
-        box = state.reference
-        if not memory.ignores_padding:
-            box = box * memory.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
+        box, levels = state.reference, memory.memory
+        if not levels.ignores_padding:
+            box = box * levels.valid_ratios[:, None, None, 0].repeat(1, 1, 1, 2)  # (B, 1, 1, 4)
         position = self.ref_point_head(box_encoding(box, dim=state.content.shape[-1] // 2))
         if self.query_scale is not None:
             position = position * self.query_scale(state.content)
-        x = self.attend(state.content, position, state.reference, memory)
+        x = self.attend(memory, state.content, position, state.reference)
         boxes = refine_boxes(in_float32(self.bbox_embed, x), state.reference, INVERSE_SIGMOID_EPS)
         return QueryState(x, boxes.detach(), state.extras), StagePrediction(self.class_embed(x), boxes)
 

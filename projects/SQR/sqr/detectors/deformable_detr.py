@@ -22,7 +22,7 @@ from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
 from ..layers.deformable_encoder import token_centres
-from ..structures import InitialQueries, MultiScaleMemory, QueryState, StagePrediction
+from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
 
 
 class LearnedQueries(nn.Module):
@@ -175,11 +175,11 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
-    def forward(self, state: QueryState, memory: MultiScaleMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         anchor = state.reference
         if self.look_forward_twice:  # boxes arrive attached to the stage before; points are the generator's own
             anchor = torch.where(is_point(anchor), anchor, anchor.detach())
-        x = self.attend(state.content, state.extras["position"], anchor, memory)
+        x = self.attend(memory, state.content, state.extras["position"], anchor)
         delta = in_float32(self.bbox_embed, x)
         boxes = refine_boxes(delta, state.reference)
         if not self.refine:

@@ -1,29 +1,18 @@
 """DETR (Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020).
 
-The official code is facebookresearch/detr. Its queries are a learned position and a content that starts at zero; boxes
-are predicted outright in every stage, so there is no reference to refine (``R = 0``) and recollection is concatenation
-of content. Output norm and heads are shared by all stages: the dense-recurrent plan needs nothing special, and a
-decoder of one stage holds all that the last stage needs.
+The official code is facebookresearch/detr. A query is a learned position and a content that starts at zero. Every stage
+predicts boxes outright, so there is no reference to refine (``R = 0``) and recollection concatenates contents. All
+stages share the output norm and the heads, so the last stage works as a decoder of its own: the dense-recurrent plan
+needs nothing special.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
-from ..layers import (
-    FFN,
-    MLP,
-    Dropout,
-    MemoryAttention,
-    MultiheadAttention,
-    QueryTable,
-    in_float32,
-    xavier_uniform_all,
-)
-from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
+from ..layers import MLP, CrossAttention, DenseDecoderLayer, QueryTable, SelfAttention, in_float32
+from ..structures import DenseMemory, InitialQueries, PreparedMemory, QueryState, StagePrediction
 
 
 class PositionQueries(nn.Module):
@@ -50,10 +39,10 @@ class PositionQueries(nn.Module):
         return InitialQueries.split(state, self.num_queries)
 
 
-class DetrStage(nn.Module):
-    """Self-attention inside a group, attention to all tokens, FFN, and the heads; post-norm.
+class DetrStage(DenseDecoderLayer):
+    """A decoder layer and its heads.
 
-    Predictions are made from the normalised output, the next stage goes on from the output as it is.
+    Predictions are made from the normalised output; the next stage gets the output itself.
 
     Args:
         norm: output norm, shared by all stages.
@@ -72,38 +61,19 @@ class DetrStage(nn.Module):
         ffn_dim: int = 2048,
         dropout: float = 0.1,
     ):
-        super().__init__()
-        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
-        self.cross_attn = MemoryAttention(dim=dim, num_heads=num_heads, dropout=dropout)
-        self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
-        xavier_uniform_all(self)
+        super().__init__(
+            self_attn=SelfAttention(dim=dim, num_heads=num_heads, dropout=dropout),
+            cross_attn=CrossAttention(dim=dim, num_heads=num_heads, dropout=dropout),
+            dim=dim,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
+        )
         self.norm = norm
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
-    def prepare(self, memory: DenseMemory) -> DenseMemory:
-        """The memory with this stage's keys and values."""
-        if memory.projected is not None:
-            return memory
-        return replace(memory, projected=self.cross_attn.project(memory.placed, memory.tokens, memory.padding_mask))
-
-    def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
-        content, position = state.content, state.extras["position"]
-        b, g, q, c = content.shape
-        # self-attention: groups are a batch of their own, (B*G, Q, C)
-        x = content.reshape(b * g, q, c)
-        qk = x + position.reshape(b * g, q, c)
-        x = self.norm1(x + self.dropout1(self.self_attn(qk, qk, x)))
-        # everything else: groups are more queries of the same image, (B, G*Q, C)
-        x = x.view(b, g * q, c)
-        attended = self.cross_attn.attend(x + position.reshape(b, g * q, c), self.prepare(memory).projected)
-        x = self.norm2(x + self.dropout2(attended))
-        x = self.norm3(self.ffn(x)).view(b, g, q, c)
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
+        x = self.attend(memory, state.content, state.extras["position"])
         output = self.norm(x)
         boxes = in_float32(self.bbox_embed, output).sigmoid()
         return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)

@@ -17,7 +17,7 @@ from torch import nn
 from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
-from ..structures import DenseMemory, InitialQueries, QueryState, StagePrediction
+from ..structures import DenseMemory, InitialQueries, PreparedMemory, QueryState, StagePrediction
 
 INVERSE_SIGMOID_EPS = 1e-3
 """As in detrex."""
@@ -84,11 +84,11 @@ class ConditionalDetrStage(ConditionalDecoderLayer):
         self.bbox_embed = bbox_embed
         self.query_scale = query_scale
 
-    def forward(self, state: QueryState, memory: DenseMemory) -> tuple[QueryState, StagePrediction]:
+    def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         sine = box_encoding(state.reference[..., :2], dim=state.content.shape[-1] // 2).to(state.content.dtype)
         if self.query_scale is not None:
             sine = sine * self.query_scale(state.content)
-        x = self.attend(state.content, state.extras["position"], sine, memory)
+        x = self.attend(memory, state.content, state.extras["position"], sine)
         output = self.norm(x)
         boxes = refine_boxes(in_float32(self.bbox_embed, output), state.reference, INVERSE_SIGMOID_EPS)
         return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)

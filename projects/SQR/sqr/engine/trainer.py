@@ -16,7 +16,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..decoder import RecollectingDecoder
-from ..errors import UsageError, UserError, one_line
+from ..errors import NonFiniteElsewhereError, NonFiniteError, UsageError, UserError, one_line
+from ..structures import BatchTotals
 from .rng import plan_draw, seed_step
 from .train_loader import TrainLoader
 
@@ -50,8 +51,8 @@ class Trainer(SimpleTrainer):
         norm_type: of the global norm.
         amp_dtype: run the forward pass under autocast with this dtype; None for full precision.
         accumulation_steps: feed a batch in this many parts of equal size, one after the other, and step the optimizer
-            once. The model is told of the whole batch (``whole_batch``: objects and images, in the first dict of each
-            part), so that losses, normalised by it, add up to those of the batch fed at once.
+            once. The model gets ``batch_totals``, the objects and images of all parts, with each part, so that the
+            losses of the parts add up to those of the batch fed at once.
 
     Attributes:
         completed: the last iteration whose step was taken; -1 before the first.
@@ -161,35 +162,37 @@ class Trainer(SimpleTrainer):
     def _forward_and_backward(self, data: list[dict]) -> dict[str, Tensor]:
         """Accumulate gradients part after part; return the sums of the parts' losses, detached."""
         sums: dict[str, Tensor] = {}
-        parts = self._parts(data)
+        parts, totals = self._parts(data)
         for number, part in enumerate(parts, start=1):
             with self._local_gradients() if number < len(parts) else nullcontext():
-                losses = self._forward(part)
+                losses = self._forward(part, totals)
                 values = torch.stack([value.float() for value in losses.values()])
                 self.grad_scaler.scale(values.sum()).backward()
             for name, value in zip(losses, values.detach(), strict=True):
                 sums[name] = sums[name] + value if name in sums else value
         return sums
 
-    def _parts(self, data: list[dict]) -> list[list[dict]]:
+    def _parts(self, data: list[dict]) -> tuple[list[list[dict]], BatchTotals | None]:
+        """The parts of a batch, and its totals if there are several."""
         if self.accumulation_steps == 1:
-            return [data]
+            return [data], None
         size = len(data) // self.accumulation_steps
-        whole = sum(len(inputs["instances"]) for inputs in data if "instances" in inputs), len(data)
+        objects = sum(len(inputs["instances"]) for inputs in data if "instances" in inputs)
         parts = [data[first : first + size] for first in range(0, len(data), size)]
-        return [[{**part[0], "whole_batch": whole}, *part[1:]] for part in parts]
+        return parts, BatchTotals(objects, len(data))
 
     def _local_gradients(self) -> AbstractContextManager:
         """Where gradients stay in this process until the last part of a batch."""
         return self.model.no_sync() if comm.get_world_size() > 1 else nullcontext()
 
-    def _forward(self, data: list[dict]) -> dict[str, Tensor]:
+    def _forward(self, data: list[dict], totals: BatchTotals | None) -> dict[str, Tensor]:
         autocast = torch.autocast(self.device_type, self.amp_dtype, enabled=self.amp_dtype is not None)
         try:
             with autocast:
-                losses = self.model(data)
-        except (FloatingPointError, ValueError) as error:  # the model's checks of its numbers and its input
-            raise UserError(f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}") from error
+                losses = self.model(data) if totals is None else self.model(data, batch_totals=totals)
+        except UserError as error:  # the model's checks of its numbers and its input
+            kind = NonFiniteError if isinstance(error, NonFiniteError) else UserError
+            raise kind(f"iteration {self.iter}, image ids {_image_ids(data)}: {one_line(error)}") from error
         return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
     # ------------------------------------------------------------------ numbers
@@ -216,6 +219,7 @@ class Trainer(SimpleTrainer):
                 self.storage.put_scalars(**metrics)
 
     def _check_finite(self, own_total: float, metrics: dict[str, float], data: list[dict]) -> None:
+        kind = NonFiniteError
         if math.isfinite(sum(v for k, v in metrics.items() if k != "grad_norm")):
             # Half precision: the scaler skips the step and lowers its scale when gradients overflow.
             if math.isfinite(metrics["grad_norm"]) or self.grad_scaler.is_enabled():
@@ -225,8 +229,8 @@ class Trainer(SimpleTrainer):
             bad = [f"{k}={v}" for k, v in metrics.items() if k != "grad_norm" and not math.isfinite(v)]
             what = f"the loss is not finite ({', '.join(bad[:6])}{', ...' if len(bad) > 6 else ''})"
             if math.isfinite(own_total):
-                what += ", on another process than this one"
-        raise UserError(
+                kind, what = NonFiniteElsewhereError, f"{what}, on another process than this one"
+        raise kind(
             f"iteration {self.iter}: {what}; image ids {_image_ids(data)}. It did not reach the weights. "
             "Lower optimizer.lr, or look at these images' annotations"
         )

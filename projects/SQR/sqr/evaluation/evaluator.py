@@ -1,6 +1,6 @@
 """A Detectron2 evaluator that sees every stage, and the wrapper that lets ``inference_on_dataset`` feed it.
 
-Uses nothing of a detector but ``forward_stages(batched_inputs) -> list[StageOutputs]`` and its
+Uses nothing of a detector but ``forward_stages(batched_inputs) -> list[ImagePredictions]`` and its
 ``postprocessor``.
 """
 
@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..files import write_json
-from ..structures import StageOutputs
+from ..structures import ImagePredictions
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
 from .ground_truth import load_coco
 from .storage import write_meta, write_shard
@@ -39,7 +39,7 @@ class StageInference(nn.Module):
         model: has ``forward_stages`` and ``postprocessor``.
 
     The forward returns one dict an image: ``instances``, what the detector returns by itself (its
-    postprocessor on the last stage); ``stages``, a :class:`~sqr.structures.StageOutputs`;
+    postprocessor on the last stage); ``stages``, a :class:`~sqr.structures.ImagePredictions`;
     ``stage_instances``, what the detector would return had it ended at each stage, the last one being
     ``instances``. Ordinary evaluators can therefore run beside :class:`StageEvaluator` in the same pass.
     """
@@ -196,7 +196,7 @@ class StageEvaluator(DatasetEvaluator):
             "source": self._source,
         }
 
-    def _record(self, image_id: int, stages: StageOutputs, instances: Sequence[Instances]) -> ImageRecord:
+    def _record(self, image_id: int, stages: ImagePredictions, instances: Sequence[Instances]) -> ImageRecord:
         scores, labels = stages.scores.max(dim=-1)  # (S, Q)
         boxes = stages.boxes
         if self._clip_boxes:

@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from omegaconf import DictConfig
 from torch import nn
 
-from ..structures import StageOutputs
+from ..structures import ImagePredictions
 from .matching import pair_iou
 from .stage_strip import draw_stage_strip
 from .tracks import QueryTrack
@@ -58,7 +58,7 @@ class ValidationPictures:
         name = name if isinstance(name, str) or name is None else instantiate(name)
         return list(islice(usable, self._count)), MetadataCatalog.get(name).get("thing_classes") if name else None
 
-    def _draw_one(self, sample: Mapping, outputs: StageOutputs) -> np.ndarray:
+    def _draw_one(self, sample: Mapping, outputs: ImagePredictions) -> np.ndarray:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYWH_ABS) for a in sample["annotations"]]
@@ -76,7 +76,7 @@ class ValidationPictures:
         return np.asarray(canvas.buffer_rgba())[..., :3].transpose(2, 0, 1).copy()
 
 
-def best_tracks(outputs: StageOutputs, boxes: np.ndarray, labels: np.ndarray, *, count: int) -> list[QueryTrack]:
+def best_tracks(outputs: ImagePredictions, boxes: np.ndarray, labels: np.ndarray, *, count: int) -> list[QueryTrack]:
     """The queries with the highest scores of the last stage, none of which covers another of the same class.
 
     Args:

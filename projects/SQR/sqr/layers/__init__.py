@@ -1,12 +1,11 @@
 """Building blocks that detectors share."""
 
 from .adaptive_mixing import AdaptiveMixing, AdaptiveSampling
-from .attention import MultiheadAttention
+from .attention import CrossAttention, SelfAttention
 from .deformable_attention import MultiScaleDeformableAttention
-from .dropout import Dropout
+from .dense_decoder import DenseDecoderLayer
 from .heads import in_float32, make_heads
 from .initialisation import xavier_uniform_all
-from .memory_attention import MemoryAttention
 from .mlp import FFN, MLP, make_activation
 from .neck import ChannelMappingNeck, ConvNeck
 from .norm import FixedStatsBatchNorm, MaskedGroupNorm
@@ -20,13 +19,13 @@ __all__ = [
     "AdaptiveSampling",
     "ChannelMappingNeck",
     "ConvNeck",
-    "Dropout",
+    "CrossAttention",
+    "DenseDecoderLayer",
     "FixedStatsBatchNorm",
     "MaskedGroupNorm",
-    "MemoryAttention",
     "MultiScaleDeformableAttention",
-    "MultiheadAttention",
     "QueryTable",
+    "SelfAttention",
     "SinePositionEmbedding",
     "box_encoding",
     "in_float32",

@@ -100,30 +100,29 @@ class AdaptiveMixing(nn.Module):
         nn.init.zeros_(self.parameter_generator.weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
 
-    def forward(self, query: Tensor, sampled: Tensor, generators: Generators | None = None) -> Tensor:
+    def forward(self, query: Tensor, sampled: Tensor, generators: Generators) -> Tensor:
         """Mix.
 
         Args:
             query: ``(B, Q, C)``.
             sampled: ``(B, Q, F, P, D)``.
-            generators: what :meth:`generators` returned, where it serves several calls.
+            generators: from :meth:`generators`.
 
         Returns:
-            ``query`` plus what mixing gives, ``(B, Q, C)``.
+            ``query`` plus the projected mixture, ``(B, Q, C)``.
         """
         b, q, f, p, d = sampled.shape
         # matrices of channels (B*Q, F * D * D) and of points (B*Q, F * P_out * P)
-        channel, spatial = (F.linear(query.flatten(0, 1), *generator) for generator in generators or self.generators())
+        channel, spatial = (F.linear(query.flatten(0, 1), *generator) for generator in generators)
         n = b * q * f
         x = adaptive_mix(sampled.view(n, p, d), channel.view(n, d, d), spatial.view(n, self.out_points, p))
         return query + self.out_proj(x.view(b, q, -1))  # from (B*Q*F, P_out, D)
 
     def generators(self) -> Generators:
-        """Weight and bias of what generates the matrices of channels, and of what generates those of points.
+        """Weight and bias of the generator of channel matrices, and of the generator of point matrices.
 
-        Two halves of one generator, so that its two products are apart from the start: joining the gradients of halves
-        of one product would copy 131 kB a query. The halves are a copy of the weight (33 MB), in the dtype of autocast,
-        and so are their gradients: make them once for all calls of a stage.
+        They are halves of one layer. Two products avoid joining the gradients of one product's halves, a copy of 131 kB
+        per query. The halves copy the weight (33 MB, in autocast's dtype), so compute them once for all calls.
         """
         halves = []
         for parameter in (self.parameter_generator.weight, self.parameter_generator.bias):

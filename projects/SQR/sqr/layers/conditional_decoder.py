@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from ..structures import DenseMemory, KeysAndValues
-from .attention import attention, fill_up, join_heads, split_heads
-from .dropout import Dropout
-from .initialisation import xavier_uniform_all
-from .mlp import FFN, make_activation
+from .attention import attention, join_heads, pad_to_key, split_heads
+from .dense_decoder import DenseDecoderLayer
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -61,23 +57,23 @@ class ConditionalCrossAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def project(self, memory: DenseMemory) -> KeysAndValues:
-        """What the memory is to this attention; padded tokens get none."""
+        """Keys and values of the memory; padded tokens are masked."""
         key = self.key_content_proj(memory.tokens)
         position = self.key_pos_proj(memory.position)
         if self.query_pos_proj is not None:
             key = key + position
         key = torch.cat([split_heads(x, self.num_heads) for x in (key, position)], dim=-1)
-        value = fill_up(split_heads(self.value_proj(memory.tokens), self.num_heads), key)
+        value = pad_to_key(split_heads(self.value_proj(memory.tokens), self.num_heads), key)
         return KeysAndValues(key.contiguous(), value.contiguous(), ~memory.padding_mask[:, None, None])
 
-    def attend(self, x: Tensor, position: Tensor, sine: Tensor, memory: KeysAndValues) -> Tensor:
+    def attend(self, memory: KeysAndValues, x: Tensor, position: Tensor, sine: Tensor) -> Tensor:
         """Attend to the memory.
 
         Args:
+            memory: from :meth:`project`.
             x: ``(B, Q, C)`` content; groups folded into ``Q``.
             position: ``(B, Q, C)``, used by the first stage only.
             sine: ``(B, Q, C)`` sine embedding of the references, modulated.
-            memory: what :meth:`project` made of it.
 
         Returns:
             ``(B, Q, C)``.
@@ -87,12 +83,12 @@ class ConditionalCrossAttention(nn.Module):
             query = query + self.query_pos_proj(position)
         query = torch.cat([split_heads(t, self.num_heads) for t in (query, self.query_pos_sine_proj(sine))], dim=-1)
         dropout = self.dropout if self.training else 0.0
-        out = attention(query, memory.key, memory.value, mask=memory.attendable, dropout=dropout)
+        out = attention(query, memory.key, memory.value, mask=memory.attention_mask, dropout=dropout)
         return self.out_proj(join_heads(out[..., : self.value_proj.out_features // self.num_heads]))
 
 
-class ConditionalDecoderLayer(nn.Module):
-    """Self-attention inside a group, attention to the memory, FFN; post-norm. A detector's stage derives from it.
+class ConditionalDecoderLayer(DenseDecoderLayer):
+    """A decoder layer whose cross-attention also takes the sine embedding of the references.
 
     Args:
         first: see :class:`ConditionalCrossAttention`.
@@ -108,31 +104,11 @@ class ConditionalDecoderLayer(nn.Module):
         dropout: float = 0.0,
         activation: str = "relu",
     ):
-        super().__init__()
-        self.self_attn = ConditionalSelfAttention(dim=dim, num_heads=num_heads, dropout=dropout)
-        self.cross_attn = ConditionalCrossAttention(first=first, dim=dim, num_heads=num_heads, dropout=dropout)
-        self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout, activation=make_activation(activation))
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
-        xavier_uniform_all(self)
-
-    def prepare(self, memory: DenseMemory) -> DenseMemory:
-        """The memory with this stage's keys and values."""
-        return memory if memory.projected is not None else replace(memory, projected=self.cross_attn.project(memory))
-
-    def attend(self, content: Tensor, position: Tensor, sine: Tensor, memory: DenseMemory) -> Tensor:
-        """``(B, G, Q, C)`` content, position and sine embedding -> ``(B, G, Q, C)`` new content."""
-        b, g, q, c = content.shape
-        # self-attention: groups are a batch of their own, (B*G, Q, C)
-        x = content.reshape(b * g, q, c)
-        x = self.norm1(x + self.dropout1(self.self_attn(x, position.reshape(b * g, q, c))))
-        # everything else: groups are more queries of the same image, (B, G*Q, C)
-        x = x.view(b, g * q, c)
-        attended = self.cross_attn.attend(
-            x, position.reshape(b, g * q, c), sine.reshape(b, g * q, c), self.prepare(memory).projected
+        super().__init__(
+            self_attn=ConditionalSelfAttention(dim=dim, num_heads=num_heads, dropout=dropout),
+            cross_attn=ConditionalCrossAttention(first=first, dim=dim, num_heads=num_heads, dropout=dropout),
+            dim=dim,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
+            activation=activation,
         )
-        x = self.norm2(x + self.dropout2(attended))
-        return self.norm3(self.ffn(x)).view(b, g, q, c)

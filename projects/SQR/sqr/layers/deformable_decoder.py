@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
-from ..structures import MultiScaleMemory
-from .attention import MultiheadAttention
+from ..decoder import DecoderStage
+from ..structures import MultiScaleMemory, PreparedMemory, fold_groups_into_batch, fold_groups_into_queries
+from .attention import SelfAttention
 from .deformable_attention import MultiScaleDeformableAttention
-from .dropout import Dropout
 from .mlp import FFN
 
 
-class DeformableDecoderLayer(nn.Module):
+class DeformableDecoderLayer(DecoderStage):
     """Self-attention inside a group, deformable attention to the memory, FFN; post-norm. A stage derives from it."""
 
     def __init__(
@@ -31,44 +29,46 @@ class DeformableDecoderLayer(nn.Module):
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.self_attn = SelfAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
         for weight in (self.self_attn.out_proj.weight, self.ffn.linear1.weight, self.ffn.linear2.weight):
             nn.init.xavier_uniform_(weight)
 
-    def prepare(self, memory: MultiScaleMemory) -> MultiScaleMemory:
-        """The memory with this stage's values."""
-        if memory.value is not None:
-            return memory
-        return replace(memory, value=self.cross_attn.project(memory.tokens, memory.padding_mask))
+    def prepare(self, memory: MultiScaleMemory) -> PreparedMemory[MultiScaleMemory, Tensor]:
+        """Project the values, ``(B, N, H, D)``."""
+        return PreparedMemory(memory, self.cross_attn.project(memory.tokens, memory.padding_mask))
 
-    def attend(self, content: Tensor, position: Tensor, reference: Tensor, memory: MultiScaleMemory) -> Tensor:
+    def attend(
+        self,
+        memory: PreparedMemory[MultiScaleMemory, Tensor],
+        content: Tensor,
+        position: Tensor,
+        reference: Tensor,
+    ) -> Tensor:
         """New content.
 
         Args:
+            memory: as prepared.
             content, position: ``(B, G, Q, C)``.
             reference: ``(B, G, Q, 4)`` normalised cxcywh, a point where the extent is zero.
 
         Returns:
             ``(B, G, Q, C)``.
         """
-        b, g, q, c = content.shape
-        # self-attention: groups are a batch of their own, (B*G, Q, C)
-        x = content.reshape(b * g, q, c)
-        qk = x + position.reshape(b * g, q, c)
-        x = self.norm2(x + self.dropout2(self.self_attn(qk, qk, x)))
-        # everything else: groups are more queries of the same image, (B, G*Q, C)
-        x = x.view(b, g * q, c)
+        shape, levels = content.shape, memory.memory
+        x, pos = fold_groups_into_batch(content), fold_groups_into_batch(position)
+        x = self.norm2(x + self.dropout2(self.self_attn(x, pos)))
+        x = fold_groups_into_queries(x.view(shape))
         attended = self.cross_attn.attend(
-            x + position.reshape(b, g * q, c),
-            reference.reshape(b, g * q, 1, 4) * memory.valid_ratios[:, None].repeat(1, 1, 1, 2),
-            self.prepare(memory).value,
-            memory.spatial_shapes,
-            memory.pixel_sizes,
+            x + fold_groups_into_queries(position),
+            fold_groups_into_queries(reference)[:, :, None] * levels.valid_ratios[:, None].repeat(1, 1, 1, 2),
+            memory.projection,
+            levels.spatial_shapes,
+            levels.pixel_sizes,
         )
         x = self.norm1(x + self.dropout1(attended))
-        return self.norm3(self.ffn(x)).view(b, g, q, c)
+        return self.norm3(self.ffn(x)).view(shape)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..structures import MultiScaleMemory
 from .deformable_attention import MultiScaleDeformableAttention
-from .dropout import Dropout
 from .mlp import FFN
 from .padding import check_divisible
 from .position import resize_mask
@@ -32,7 +31,7 @@ class DeformableEncoderLayer(nn.Module):
         self.self_attn = MultiScaleDeformableAttention(
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout)
         self.norm2 = nn.LayerNorm(dim)

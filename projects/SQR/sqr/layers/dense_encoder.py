@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ..structures import DenseMemory
-from .attention import MultiheadAttention
-from .dropout import Dropout
+from .attention import SelfAttention
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .position import resize_mask
@@ -27,16 +26,15 @@ class DenseEncoderLayer(nn.Module):
         activation: str = "relu",
     ):
         super().__init__()
-        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
-        self.dropout = Dropout(dropout)
+        self.self_attn = SelfAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.ffn = FFN(dim=dim, hidden_dim=ffn_dim, dropout=dropout, activation=make_activation(activation))
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor) -> Tensor:
         """``tokens`` and ``position`` ``(B, N, C)``, ``padding_mask`` ``(B, N)`` True where padded -> ``(B, N, C)``."""
-        qk = tokens + position
-        attended = self.self_attn(qk, qk, tokens, padding_mask=padding_mask)
+        attended = self.self_attn(tokens, position, padding_mask=padding_mask)
         tokens = self.norm1(tokens + self.dropout(attended))
         return self.norm2(self.ffn(tokens))
 

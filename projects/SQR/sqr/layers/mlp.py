@@ -7,8 +7,6 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dropout import Dropout
-
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them; the box head of DETR and its successors."""
@@ -32,8 +30,8 @@ class FFN(nn.Module):
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)
         self.activation = nn.ReLU() if activation is None else activation
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout2(self.linear2(self.dropout1(self.activation(self.linear1(x)))))

@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 
 from ..evaluation.stage_strip import draw_stage_strip
 from ..evaluation.tracks import QueryTrack
-from ..structures import StageOutputs
+from ..structures import ImagePredictions
 from .sources import opencv
 
 
@@ -42,7 +42,7 @@ def draw_detections(image: np.ndarray, instances: Instances, class_names: Sequen
 
 
 def draw_stages(
-    image: np.ndarray, outputs: StageOutputs, class_names: Sequence[str], *, queries: int = 3, title: str = ""
+    image: np.ndarray, outputs: ImagePredictions, class_names: Sequence[str], *, queries: int = 3, title: str = ""
 ):
     """Draw the best queries of the last stage in every stage.
 
@@ -59,7 +59,7 @@ def draw_stages(
     return draw_stage_strip(image, best_tracks(outputs, queries), class_names, title=title)
 
 
-def best_tracks(outputs: StageOutputs, count: int) -> list[QueryTrack]:
+def best_tracks(outputs: ImagePredictions, count: int) -> list[QueryTrack]:
     """The queries of the highest last-stage scores, with each stage's own best class."""
     scores, labels = (x.cpu().numpy() for x in outputs.scores.max(-1))  # (S, Q)
     boxes = outputs.boxes.cpu().numpy()  # (S, Q, 4)
