@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -382,6 +384,87 @@ def test_what_makes_no_sense_is_one_line(arguments, code, message, tmp_path, cap
     assert main(arguments) == code
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_trivial_warning_is_one_line_however_often_it_occurs(tmp_path, capsys):
+    root = build.write_coco(tmp_path / "set")
+    edit(lambda c: [a.pop("area") for a in c["annotations"]])(root)
+    assert main([str(root), "--output", str(tmp_path / "report"), "--sheet", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [number for number, line in enumerate(lines) if "incomplete_annotation" in line]
+    assert lines[line].startswith("warning: 3 x annotation without area") and "in 2 files" in lines[line]
+    assert lines[line + 1] == ""
+
+
+def test_a_check_needs_neither_pytorch_nor_detectron2(tmp_path):
+    root = build.write_voc(tmp_path / "set")
+    fixed, report = tmp_path / "fixed", tmp_path / "report"
+    code = (
+        "import sys; from sqr.cli.check import main; "
+        f"code = main([{str(root)!r}, '--output', {str(report)!r}, '--fix', {str(fixed)!r}]); "
+        "print(code, sorted({'torch', 'detectron2', 'matplotlib', 'omegaconf'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert (report / "contact_sheet.png").is_file() and (fixed / "annotations/instances_train.json").is_file()
+
+
+# ---------------------------------------------------------------------- one split becomes two
+
+
+def photos(root, numbers, *, copies=()):
+    """One COCO split of different pictures; those in ``copies`` also stand there recompressed and rescaled."""
+    (root / "images").mkdir(parents=True)
+    images = []
+    for number in numbers:
+        picture = Image.fromarray(build.pixels((80, 60), seed=number))
+        for variant in range(3 if number in copies else 1):
+            size = (80 - 8 * variant, 60 - 6 * variant)
+            name = f"{number:03d}_{variant}.jpg"
+            picture.resize(size).save(root / "images" / name, quality=95 - 20 * variant)
+            images.append((name, size, [(number % 3, [5, 5, 20, 20])]))
+    (root / "labels.json").write_text(json.dumps(build.coco_content(images)))
+    return root
+
+
+def split(root, fixed, *options):
+    return main(
+        [str(root), "--output", f"{fixed}_report", "--sheet", "0", "--fix", str(fixed), "--split", "0.25", *options]
+    )
+
+
+def names(fixed, part):
+    return {image["file_name"] for image in build.read_split_file(fixed, part)["images"]}
+
+
+def test_one_split_becomes_two_with_near_duplicates_together(tmp_path, capsys):
+    root = photos(tmp_path / "set", range(20), copies=range(6))
+    assert main([str(root), "--output", str(tmp_path / "report"), "--sheet", "0"]) == 1
+    assert "no val, only train; --split 0.2 --fix FOLDER divides it" in capsys.readouterr().out
+    assert split(root, tmp_path / "fixed") == 0 and not training_fails(tmp_path / "fixed")
+    train, val = names(tmp_path / "fixed", "train"), names(tmp_path / "fixed", "val")
+    assert len(train | val) == 32 and not train & val and len(val) == 8
+    assert not {name[:3] for name in train} & {name[:3] for name in val}
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert split(root, again) == split(root, other, "--seed", "1") == 0
+    assert names(again, "val") == val != names(other, "val")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "options", "code", "message"),
+    [
+        (range(1), [], 1, "the 1 images of split 'train' cannot be divided: 1 groups"),
+        (range(4), ["--no-decode"], 2, "leave out --no-decode"),
+    ],
+)
+def test_what_cannot_be_divided(numbers, options, code, message, tmp_path, capsys):
+    assert split(photos(tmp_path / "set", numbers), tmp_path / "fixed", *options) == code
+    assert message in capsys.readouterr().err
+
+
+def test_two_splits_are_not_divided(tmp_path, capsys):
+    assert split(build.write_coco(tmp_path / "set"), tmp_path / "fixed") == 2
+    assert "there is one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dataset", ["aquarium_320", "bccd_320", "coco_free_320"])

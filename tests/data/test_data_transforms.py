@@ -170,6 +170,17 @@ def test_boxes_emptied_by_a_crop_are_filtered(record):
     assert counts == {0, 1}  # a window of 60 px never reaches both
 
 
+@pytest.mark.parametrize("shape", [(10, 4000, 3), (4000, 10, 3), (1, 4000, 3)])
+def test_a_strip_keeps_at_least_one_pixel_a_side(shape):
+    image = np.zeros(shape, dtype=np.uint8)
+    for augmentations in (inference_augmentations(min_size=96, max_size=160), training_augmentations(
+        min_size=[96], max_size=160, crop_prob=1
+    )):  # fmt: skip
+        augmented = T.AugInput(image)
+        T.AugmentationList(augmentations)(augmented)
+        assert min(augmented.image.shape[:2]) >= 1 and max(augmented.image.shape[:2]) <= 160
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

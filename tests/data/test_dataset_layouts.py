@@ -261,6 +261,15 @@ def test_more_objects_than_queries_is_found_before_training(tmp_path):
         check_queries(cfg)
 
 
+def test_more_repeated_objects_than_auxiliary_queries_are_found_before_training(tmp_path):
+    cfg = config(build.write_coco(tmp_path / "set"))
+    cfg.model = {"query_generator": {"num_queries": 9, "num_auxiliary": 12}, "criterion": {"auxiliary_repeats": 6}}
+    assert check_queries(cfg) is None
+    cfg.model.query_generator.num_auxiliary = 11
+    with pytest.raises(ValueError, match=r"2 objects, 12 with .*=6, but .* only 11 queries; .*num_auxiliary=12"):
+        check_queries(cfg)
+
+
 # ---------------------------------------------------------------------- names, paths, rows
 
 

@@ -90,9 +90,10 @@ def run(args: argparse.Namespace) -> int:
         for path, target in inputs:
             try:
                 (_video if is_video(path) else _image)(path, target, predictor, args, results)
-            except UserError as error:
-                results.failed.append({"file": str(path), "error": one_line(error)})
-                print(f"skipped: {one_line(error)}", file=sys.stderr)
+            except (ValueError, RuntimeError) as error:  # one image never ends a folder
+                text = one_line(error) if str(path) in str(error) else f"{path}: {one_line(error)}"
+                results.failed.append({"file": str(path), "error": text})
+                print(f"skipped: {text}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -143,7 +143,8 @@ def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
 def check_queries(cfg: DictConfig) -> None:
     """Check, before anything is trained, that a detector has a query for every object of a training image.
 
-    Does nothing where either number is not known: a registered dataset, a model without
+    Where the model has an auxiliary query set (hybrid matching), that must hold every object as often as it is
+    repeated. Does nothing where a number is not known: a registered dataset, a model without
     ``query_generator.num_queries``.
 
     Raises:
@@ -157,6 +158,17 @@ def check_queries(cfg: DictConfig) -> None:
         raise ValueError(
             f"{train.source}: image {train.fullest_image!r} has {train.most_objects} objects, but the model has only "
             f"{queries} queries to match them with; set model.query_generator.num_queries={train.most_objects} or more"
+        )
+    auxiliary = OmegaConf.select(cfg, "model.query_generator.num_auxiliary")
+    repeats = OmegaConf.select(cfg, "model.criterion.auxiliary_repeats")
+    if not (isinstance(auxiliary, int) and isinstance(repeats, int)):
+        return
+    repeated = train.most_objects * repeats
+    if 0 < auxiliary < repeated:
+        raise ValueError(
+            f"{train.source}: image {train.fullest_image!r} has {train.most_objects} objects, {repeated} with "
+            f"model.criterion.auxiliary_repeats={repeats}, but the auxiliary set has only {auxiliary} queries; set "
+            f"model.query_generator.num_auxiliary={repeated} or lower the repeats"
         )
 
 

@@ -56,6 +56,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "rotated_image": (WARNING, "image that EXIF turns or mirrors (handled here; other tools may not)"),
 }
 
+# Kinds of which one line says everything, however often they occur.
+TRIVIAL = frozenset(("incomplete_annotation", "crowd", "grey_image", "palette_image", "rotated_image"))
+
 
 @dataclass(frozen=True)
 class Defect:

@@ -11,6 +11,17 @@ from detectron2.data import transforms as T
 # edge is resized to one of 400, 500, 600, then a window with sides of 384 to 600 is cut out.
 _CROP_RESIZE = (0.5, 0.625, 0.75)
 _CROP_SIDES = (0.48, 0.75)
+_LONGEST_BEFORE_CROP = 20  # times the window: a strip is not enlarged to gigabytes before most of it is cut off
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, with at least one pixel a side: a strip of 10 x 4000 stays an image."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+        return transform
 
 
 class RandomEither(T.Augmentation):
@@ -92,11 +103,12 @@ def training_augmentations(
         crop_sides = [round(r * max(sizes)) for r in _CROP_SIDES]
 
     def resize() -> T.Augmentation:
-        return T.ResizeShortestEdge(sizes, max_size, sample_style="choice")
+        return ResizeShortestEdge(sizes, max_size, sample_style="choice")
 
     augmentations = [T.RandomFlip(prob=flip_prob)] if flip_prob > 0 else []
     if crop_prob > 0:
-        before = T.ResizeShortestEdge(_sizes("crop_resize", crop_resize), sample_style="choice")
+        longest = _LONGEST_BEFORE_CROP * max(_sizes("crop_sides", crop_sides))
+        before = ResizeShortestEdge(_sizes("crop_resize", crop_resize), longest, sample_style="choice")
         crop = T.RandomCrop("absolute_range", tuple(_sizes("crop_sides", crop_sides)))
         augmentations.append(RandomEither(first=[resize()], second=[before, crop, resize()], second_prob=crop_prob))
     else:
@@ -118,7 +130,7 @@ def inference_augmentations(*, min_size: int = 800, max_size: int = 1333) -> lis
         ValueError: a size is out of range.
     """
     (size,) = _sizes("min_size", [min_size])
-    return [T.ResizeShortestEdge([size, size], max_size)]
+    return [ResizeShortestEdge([size, size], max_size)]
 
 
 def _sizes(key: str, value: int | Sequence[int]) -> list[int]:

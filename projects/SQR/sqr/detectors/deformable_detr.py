@@ -17,6 +17,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
@@ -94,15 +95,13 @@ class ProposalQueries(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, memory: MultiScaleMemory) -> InitialQueries:
-        num_tokens = memory.tokens.shape[1]
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
-        if num_tokens < num_queries:
-            raise ValueError(
-                f"{num_queries} queries are to be chosen from only {num_tokens} encoder tokens; "
-                "lower num_queries or num_auxiliary, or use larger images"
-            )
         anchors, invalid = token_anchors(memory)
         tokens = memory.tokens.masked_fill(invalid, 0)
+        lacking = max(0, num_queries - tokens.shape[1])  # of an image with fewer tokens than queries, such as a strip
+        tokens = F.pad(tokens, (0, 0, 0, lacking))
+        anchors = F.pad(anchors, (0, 0, 0, lacking), value=math.inf)
+        invalid = F.pad(invalid, (0, 0, 0, lacking), value=True)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = self.class_embed(tokens)  # (B, N, K)
         raw_boxes = in_float32(self.bbox_embed, tokens) + anchors

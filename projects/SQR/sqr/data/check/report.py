@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
-from ..defects import ERROR, KINDS, WARNING, Defect
+from ..defects import ERROR, KINDS, TRIVIAL, WARNING, Defect
 from ..records import SplitRecord
 from .inspection import Inspection
 
@@ -85,6 +85,9 @@ def report_text(inspection: Inspection, *, examples: int = 3) -> str:
     lines += ["", *_class_table(report), ""]
     for kind, defects in grouped_defects(inspection.defects).items():
         severity, what = KINDS[kind]
+        if kind in TRIVIAL:
+            lines.append(f"{severity}: {len(defects)} x {what}, in {len({d.file for d in defects})} files [{kind}]")
+            continue
         lines.append(f"{severity}: {len(defects)} x {what} [{kind}]")
         lines += [f"    {' '.join(filter(None, (d.split, d.file)))}: {d.text}" for d in defects[:examples]]
         if len(defects) > examples:
@@ -99,10 +102,15 @@ def report_text(inspection: Inspection, *, examples: int = 3) -> str:
 
 def _verdict(report: dict) -> str:
     if report["errors"]:
-        return f"Training or evaluation on it fails: {report['errors']} errors. --fix FOLDER writes a cleaned copy."
+        errors = _number(report["errors"], "error")
+        return f"Training or evaluation on it fails: {errors}. --fix FOLDER writes a cleaned copy."
     if report["warnings"]:
-        return f"It can be trained on: {report['warnings']} warnings."
+        return f"It can be trained on: {_number(report['warnings'], 'warning')}."
     return "It can be trained on."
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _split_row(name: str, numbers: dict) -> list[str]:
