@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase, default_argument_parser
+from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
@@ -20,7 +20,9 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from sqr.cli import train
-from sqr.cli.launching import run_command
+from sqr.config import allow_targets
+
+allow_targets("engine_toys")  # YAML configs of the toys
 
 
 def toy_dicts(size: int = 13) -> list[dict]:
@@ -166,8 +168,7 @@ def run_toy(output_dir, *overrides: str, config: str = TOY_CONFIG, **flags) -> i
     for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
-    args = default_argument_parser().parse_args([*arguments, f"train.output_dir={output_dir}", *overrides])
-    return run_command(train.run, args)
+    return train.main([*arguments, f"train.output_dir={output_dir}", *overrides])
 
 
 def read_metrics(output_dir) -> dict[int, dict]:

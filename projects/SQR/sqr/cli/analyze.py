@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
-from ..config import load_run_config
+from ..config import add_trust_option, load_run_config
 from ..engine import load_model
 from ..errors import UserError, report_error
 from ..evaluation import ground_truth, storage
@@ -267,6 +267,7 @@ def _analysis_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{20000 + os.getpid() % 20000}")
+    add_trust_option(parser)
     parser.add_argument("opts", nargs="*", help="overrides of the config, key=value")
     _add_common(parser)
     return parser

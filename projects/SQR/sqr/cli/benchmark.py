@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmarks import data, infer, loss, memory, ops, train
+from ..config import add_trust_option
 from ..errors import UserError, report_error
 from ..files import write_json
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (module, text) in BENCHMARKS.items():
         command = commands.add_parser(name, help=text, description=module.__doc__)
         command.add_argument("--json", type=Path, help="store the results here")
+        add_trust_option(command)
         module.add_arguments(command)
     args = parser.parse_args(argv)
     try:

@@ -15,7 +15,7 @@ from ..checkpoint.conversion import num_stages
 from ..checkpoint.files import read_weights, write_weights
 from ..checkpoint.loading import place_weights
 from ..checkpoint.shrink import last_stage_alone, looped_config, trains_the_loop
-from ..config import editable, load_run_config, save_config
+from ..config import add_trust_option, editable, load_run_config, save_config
 from ..engine import build_model
 from ..errors import UserError, as_user_error, report_error
 from ..recollection import Plan
@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=run.__doc__)
         command.add_argument("input", metavar="IN")
         command.add_argument("output", metavar="OUT")
+        add_trust_option(command)
         command.set_defaults(run=run)
         if name == "convert":
             command.add_argument("--layout", help=f"recognised from the keys if not given; {NATIVE} is this package's")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..config import add_trust_option
 from ..errors import UsageError
 from ..runs import run_files
 
@@ -22,6 +23,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="checkpoint: a path, a URL, zoo://NAME, or zoo for the config's own, which is the default; with --run the "
         "name of a file in it, its last checkpoint by default",
     )
+    add_trust_option(parser)
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="key=value", help="overrides of the config; given last"
     )

@@ -15,7 +15,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from ..config import load_run_config
+from ..config import add_trust_option, load_run_config
 from ..engine import evaluate, run_eval_only, setup_run, train
 from ..errors import UsageError, report_error
 from ..runs import run_files
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
     parser.add_argument("--run", metavar="DIR", help="with --eval-only: output folder of the training to evaluate")
     parser.add_argument("--weights", help="weights to start from or to evaluate; with --run a file in its folder")
+    add_trust_option(parser)
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs on this machine; on a CPU the processes")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")

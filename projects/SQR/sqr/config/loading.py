@@ -12,16 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from .. import catalog
 from ..errors import UsageError, one_line
 from .overrides import apply_overrides
 from .train_section import check_train_section, prefer_overridden_length
+from .yaml_files import parse_yaml_config, read_yaml_config
 
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -53,14 +52,17 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def read_config(path: str) -> DictConfig:
-    """The content of a config file, unchecked.
+    """The content of a config file, unchecked: a ``.py`` file is code and is run, a YAML file is data.
 
     Raises:
-        UsageError: it cannot be loaded.
+        UsageError: it cannot be loaded, or a YAML file names something that it may not call
+            (:mod:`sqr.config.trust`).
     """
+    if not path.endswith(".py"):
+        return read_yaml_config(path)
     try:
         cfg = LazyConfig.load(path)
-    except (SyntaxError, ImportError, yaml.YAMLError, OSError) as error:
+    except (SyntaxError, ImportError, OSError) as error:
         raise UsageError(f"config {path} cannot be loaded: {one_line(error)}") from error
     if set(cfg) == {"cfg"}:  # a file that changes a shipped config: cfg = model_zoo.get_config(...)
         cfg = cfg.cfg
@@ -123,7 +125,7 @@ def check_calls(cfg: DictConfig) -> None:
         UsageError: a target that does not exist, an argument it does not take or needs and does not get,
             or a value that is not of the annotated type.
     """
-    for path, node in _calls(cfg, ""):
+    for path, node in calls(cfg, ""):
         target = node.get("_target_")
         function = _located(target, path)
         try:
@@ -134,7 +136,8 @@ def check_calls(cfg: DictConfig) -> None:
         _check_values(path, node, function)
 
 
-def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+def calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a ``_target_``, and its dotted key."""
     if isinstance(node, (DictConfig, ListConfig)):
         if node._is_none() or node._is_missing() or node._is_interpolation():
             return
@@ -142,7 +145,7 @@ def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
             yield path, node
         keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
         for key in keys:
-            yield from _calls(node._get_node(key), f"{path}.{key}" if path else str(key))
+            yield from calls(node._get_node(key), f"{path}.{key}" if path else str(key))
 
 
 def _located(target: Any, path: str) -> Any:
@@ -220,8 +223,9 @@ def save_config(cfg: DictConfig, path: str, *, header: str = "") -> None:
     cfg = editable(cfg)  # saving replaces functions by their names
     LazyConfig.save(cfg, path)
     try:
-        LazyConfig.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, AttributeError, TypeError, ImportError) as error:
+        # Its own targets are no stranger's: that a reader has to allow some of them is said when it is read.
+        parse_yaml_config(Path(path).read_text(), path, target=_located)
+    except UsageError as error:
         raise UsageError(
             f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and "
             "plain values in configs"
