@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,22 +25,27 @@ ROOT = Path(__file__).resolve().parents[1]
 ZOO = ROOT / "projects" / "SQR" / "sqr" / "model_zoo" / "zoo.json"
 PAGE = ROOT / "MODEL_ZOO.md"
 
+PLANS = {"dqrr_": "dense_recurrent", "dqr_": "dense", "sqr_": "selective"}
+
 HEAD = """# Model zoo
 
 Written by `dev/make_model_zoo.py` from `projects/SQR/sqr/model_zoo/zoo.json`: change that file, not this one.
 
-Every row is a config in `configs/`, and a name for `--config-file` and `sqr.model_zoo`.
+Every row is a config in `configs/`, and a name for `sqr train`, `--config-file` and `sqr.model_zoo`. Other plans need
+no config of their own: `sqr train deformable_detr/deformable_detr_r50_12ep model.decoder.plan=dense`. Batch size and
+hardware are in each recipe's header; epochs are passes over COCO train2017.
 """
 PUBLISHED = """## Published figures
 
-AP on COCO val2017 in percent, **as others report it for their code**; nothing in this section was measured here. The
-recipes follow those publications. Published weights load as they are, `train.init_checkpoint=FILE`; their layouts are
-tested against the parameter lists of the official code, not against downloaded files.
+AP on COCO val2017 in percent, **as others report it for their code**; nothing in this section was measured here, and
+a row without a figure has none published. The recipes follow those publications. Published weights can be loaded
+directly with `train.init_checkpoint=FILE`; their layouts are tested against the parameter lists of the official code,
+not against downloaded files.
 """
 MEASURED = """## Measured with this code
 
-Small models on small data; AP and AP50 in percent on the validation images. Nothing was trained on COCO with this code
-yet. [BENCHMARKS.md](BENCHMARKS.md) has more of each run.
+The checkpoints that come with the package; AP and AP50 in percent on the validation images. Nothing was trained on
+COCO with this code. Studies over several seeds are in [BENCHMARKS.md](BENCHMARKS.md).
 """
 
 
@@ -47,7 +53,8 @@ def page(zoo: dict) -> str:
     """The text of MODEL_ZOO.md."""
     parts = [HEAD, PUBLISHED]
     for group in zoo["groups"]:
-        lines = [f"### {group['title']}", "", "| config | published AP | of |", "|---|---|---|"]
+        head = ["| config | plan | epochs | published AP | source |", "|---|---|---|---|---|"]
+        lines = [f"### {group['title']}", "", *head]
         lines += [line for row in group["rows"] for line in _published_lines(row, zoo["sources"])]
         parts.append("\n".join(lines) + "\n")
     parts.append(MEASURED)
@@ -67,14 +74,18 @@ def _measured(rows: list[dict]) -> str:
 
 
 def _published_lines(row: dict, sources: dict) -> list[str]:
+    name = row["config"].split("/")[1]
+    plan = next((plan for prefix, plan in PLANS.items() if name.startswith(prefix)), "sequential")
+    epochs = re.search(r"_(\d+)ep$", name)
+    start = f"| {_link(row['config'])} | {plan} | {epochs[1] if epochs else ''} |"
     if not row["published"]:
-        return [f"| {_link(row['config'])} | none | |"]
+        return [f"{start} | |"]
     lines = []
     for i, figure in enumerate(row["published"]):
         source = sources[figure["source"]]
         of = f"[{source['text']}]({source['url']})" if source["url"] else source["text"]
         note = f"; {figure['note']}" if "note" in figure else ""
-        lines.append(f"| {_link(row['config']) if i == 0 else ''} | {figure['ap']:.1f} | {of}{note} |")
+        lines.append(f"{start if i == 0 else '| | | |'} {figure['ap']:.1f} | {of}{note} |")
     return lines
 
 

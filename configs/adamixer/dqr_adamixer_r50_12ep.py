@@ -1,8 +1,0 @@
-"""adamixer_r50_12ep with dense query recollection: 1, 2, 4, 8, 16, 32 groups in training.
-
-No published figure. Not run here.
-"""
-
-from .adamixer_r50_12ep import data, dataloader, lr_multiplier, model, optimizer, train
-
-model.decoder.plan = "dense"

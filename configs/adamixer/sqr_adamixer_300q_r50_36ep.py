@@ -1,8 +1,0 @@
-"""adamixer_300q_r50_36ep with selective query recollection: 1, 2, 3, 5, 8, 13 groups in training.
-
-No published figure. Not run here.
-"""
-
-from .adamixer_300q_r50_36ep import data, dataloader, lr_multiplier, model, optimizer, train
-
-model.decoder.plan = "selective"

@@ -1,8 +1,0 @@
-"""deformable_detr_refine_r50_50ep with selective query recollection: 1, 2, 3, 5, 8, 13 groups in training.
-
-No published figure. Not run here.
-"""
-
-from .deformable_detr_refine_r50_50ep import data, dataloader, lr_multiplier, model, optimizer, train
-
-model.decoder.plan = "selective"

@@ -1,6 +1,0 @@
-"""quick/detr_shapes with dense query recollection."""
-
-from .detr_shapes import data, dataloader, lr_multiplier, model, optimizer, train
-
-model.decoder.plan = "dense"
-train.output_dir = "output/dqr_detr_shapes"
