@@ -1,10 +1,11 @@
 """The documentation's commands work: every block that can be is run, page by page, in the order it is read."""
 
+import json
 import shlex
 
 import pytest
 
-from doc_commands import ROOT, Workspace, blocks, shortened
+from doc_commands import ROOT, Block, Workspace, blocks, shortened
 from sqr.config import load_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,6 +23,14 @@ def test_page(page, workspace):
     for block in blocks(page):
         if not block.skipped:
             workspace.run(block)
+
+
+def test_notebook(workspace):
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert "train__max_iter=100," in code
+    code = code.replace("train__max_iter=100,", "train__max_iter=1, dataloader__train__total_batch_size=2,")
+    workspace.run(Block("docs/notebook.ipynb", 1, "python", code, ""))
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.skipped], ids=lambda b: f"{b.page}:{b.line}")
