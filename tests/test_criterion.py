@@ -9,9 +9,11 @@ import torch
 from torchvision.ops import generalized_box_iou_loss
 
 from helpers import random_targets
+from sqr import classification
+from sqr.benchmarks.live_memory import LiveMemory
 from sqr.boxes import corners_and_area, generalized_iou, xyxy_to_cxcywh
 from sqr.classification import FocalClassification
-from sqr.criterion import SetCriterion
+from sqr.criterion import SetCriterion, average_count
 from sqr.matcher import HungarianMatcher
 from sqr.recollection import Plan
 from sqr.structures import StagePrediction
@@ -75,6 +77,21 @@ def test_normaliser_is_the_number_of_objects_and_at_least_one():
     torch.testing.assert_close(empty["loss_class/stage1"], all_negative, rtol=1e-4, atol=0)
 
 
+def test_the_normaliser_is_averaged_over_processes(monkeypatch):
+    """This process has 5 objects, the other one 2; or none and one."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for ours, theirs, expected in ((5, 2, 3.5), (0, 1, 1.0)):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda total, n=theirs: total.add_(n))
+        assert average_count(ours, torch.device("cpu")) == expected
+    plan, outputs, targets = Plan.sequential(1), steps(Plan.sequential(1)), random_targets([3, 2])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(15))  # the average is 10
+    halved = criterion()(outputs, plan, targets)
+    monkeypatch.undo()
+    for key, value in criterion()(outputs, plan, targets).items():
+        torch.testing.assert_close(halved[key], value / 2)
+
+
 def test_doubling_a_batch_keeps_the_loss():
     plan, outputs, targets = Plan.sequential(2), steps(Plan.sequential(2)), random_targets([3, 2])
     twice = [StagePrediction(torch.cat([s.logits] * 2), torch.cat([s.boxes] * 2)) for s in outputs]
@@ -126,3 +143,35 @@ def test_float32_whatever_the_autocast():
     for key, value in losses.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, exact[key], rtol=0, atol=0)
+
+
+def product_of_focal_negatives(logits: torch.Tensor, gamma: float) -> torch.Tensor:
+    return 0.75 * (logits.sigmoid() ** gamma * torch.nn.functional.softplus(logits)).sum((0, 2, 3))
+
+
+@pytest.mark.parametrize("gamma", [2.0, 1.5])
+@pytest.mark.parametrize("at_once", [7, 40, 10_000])  # parts of rows, several rows, everything
+def test_focal_loss_in_blocks_is_the_plain_product(gamma, at_once, monkeypatch):
+    monkeypatch.setitem(classification._ELEMENTS_AT_ONCE, "cpu", at_once)
+    logits = (4 * torch.randn(2, 3, 4, 5, dtype=torch.float64)).requires_grad_()
+    weight = torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64)
+    found = FocalClassification(gamma=gamma)._negatives(logits)
+    expected = product_of_focal_negatives(logits, gamma)
+    torch.testing.assert_close(found, expected)
+    (expected,) = torch.autograd.grad(expected @ weight, logits)
+    for _ in range(2):  # the second pass through a retained graph computes its gradient again
+        (gradient,) = torch.autograd.grad(found @ weight, logits, retain_graph=True)
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_focal_loss_takes_the_memory_of_logits_and_gradient():
+    logits = torch.randn(2, 16, 300, 200, requires_grad=True)
+    with LiveMemory() as live:
+        FocalClassification()._negatives(logits).sum().backward()
+    assert live.peak < 2.4 * logits.nbytes  # logits, gradient and blocks; the plain product takes 6
+
+
+def test_focal_loss_compiles_in_one_graph():
+    logits = torch.randn(2, 3, 4, 5)
+    compiled = torch.compile(FocalClassification()._negatives, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(logits), product_of_focal_negatives(logits, 2.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -9,7 +11,8 @@ from helpers import ROOT, build, random_batch
 from small_models import lively, small_config
 from sqr.benchmarks.live_memory import LiveMemory
 from sqr.config.overrides import apply_overrides
-from sqr.decoder import RecollectingDecoder
+from sqr.decoder import DecoderStage, RecollectingDecoder
+from sqr.structures import PreparedMemory, QueryState, StagePrediction
 from test_decoder import memory_and_queries
 
 OPTIONS = [(True, None), (False, 2), (True, 2), (True, 1)]
@@ -206,3 +209,25 @@ def test_every_recipe_takes_the_options_as_overrides(config):
     overrides = ["model.decoder.checkpoint_groups=True", "model.decoder.max_groups_per_pass=4"]
     apply_overrides(cfg, [*overrides, "model.decoder.compile_stages=False"])
     assert cfg.model.decoder.checkpoint_groups is True and cfg.model.decoder.max_groups_per_pass == 4
+
+
+@pytest.mark.parametrize("plan", ["sequential", "selective", "dense_recurrent"])
+def test_outputs_and_prepared_memories_are_freed_after_their_last_use(plan):
+    """At inference nothing else holds them: what is alive when a step starts is what a later step needs."""
+    states, memories, alive = [], [], []
+
+    class Counting(DecoderStage):
+        def prepare(self, memory):
+            memories.append(weakref.ref(prepared := PreparedMemory(memory, None)))
+            return prepared
+
+        def forward(self, state, memory):
+            alive.append([sum(x() is not None for x in references) for references in (states, memories)])
+            output = QueryState(state.content + 1, state.reference)
+            states.append(weakref.ref(output))
+            return output, StagePrediction(output.content, output.reference)
+
+    decoder = RecollectingDecoder(stages=[Counting() for _ in range(4)], plan=plan).train()
+    decoder(QueryState(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 4)), torch.zeros(1))
+    outputs = {"sequential": [0, 1, 1, 1], "selective": [0, 1, 2, 2], "dense_recurrent": [0, 1, 2, 3, 1]}[plan]
+    assert [count for count, _ in alive] == outputs and {count for _, count in alive} == {1}

@@ -81,6 +81,10 @@ def test_evaluation_contract(model):
         rows = stage.scores[-1][instances.query_ids, instances.pred_classes]
         assert torch.equal(rows, instances.scores)
     assert outputs[0]["instances"].image_size == (128, 192)
+    del batch[0]["height"], batch[0]["width"]
+    as_input = model.forward_stages(batch)[0]
+    assert as_input.image_size == (64, 96) and model(batch)[0]["instances"].image_size == (64, 96)
+    torch.testing.assert_close(as_input.boxes, stages[0].boxes / 2, rtol=1e-5, atol=1e-4)
 
 
 def test_training_contract(model):
@@ -113,6 +117,10 @@ def test_errors_name_the_image(model):
     with pytest.raises(ValueError, match=r"image image-0 has an object of class index 8.*num_classes=5"):
         batch = random_batch([(64, 64)], [1])
         batch[0]["instances"].gt_classes[:] = 8
+        model(batch)
+    with pytest.raises(ValueError, match=r"image image-1 has an object of class index -1.*num_classes=5"):
+        batch = random_batch([(64, 64), (64, 64)], [1, 3])
+        batch[1]["instances"].gt_classes[1] = -1
         model(batch)
     with pytest.raises(ValueError, match="image image-0 has 9 objects, but a group has only 7 queries"):
         model(random_batch([(64, 64)], [9]))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from sqr.classification import SoftmaxClassification
 from sqr.layers.backbone import dilated_c5_stages
-from sqr.postprocessing import PerQueryPostprocessor
+from sqr.postprocessing import PerQueryPostprocessor, TopKPostprocessor
 from sqr.structures import BatchTotals
 
 
@@ -53,6 +53,9 @@ def test_every_query_gives_one_detection_in_query_order():
     assert torch.equal(result.scores, torch.tensor([0.3, 0.6, 0.4])) and torch.equal(result.pred_boxes.tensor, boxes)
     clipped = PerQueryPostprocessor(clip=True)(scores, boxes.clone(), (20, 100)).pred_boxes.tensor
     assert clipped.tolist() == [[0, 0, 10, 10], [1, 2, 3, 4], [0, 0, 100, 8]]
+    for clip, right in ((False, 200), (True, 100)):
+        best = TopKPostprocessor(topk=3, clip=clip)(scores, boxes.clone(), (20, 100))
+        assert best.query_ids.tolist() == [1, 2, 0] and best.pred_boxes.tensor[1].tolist() == [0, 0, right, 8]
 
 
 def test_dc5_dilates_all_but_the_first_block():

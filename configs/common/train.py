@@ -8,6 +8,7 @@ train = {
     # detector; "" for none.
     "init_checkpoint": "",
     "init_modules": [],  # take only these from it, ["backbone"] for instance; empty: everything that fits
+    "freeze": [],  # modules that are not trained, ["backbone", "encoder.neck"] for instance: docs/backbones.md
     # The length of the run: iterations, or passes over the training images; of the two, one is null.
     "max_iter": 90000,
     "max_epochs": None,
@@ -30,6 +31,8 @@ train = {
     "log_period": 20,
     "wandb": {"enabled": False, "project": "detectron2-sqr", "name": None},
     "cudnn_benchmark": False,
+    # On a CPU, reuse freed memory instead of returning it to the system: fewer page faults, 2 % more memory.
+    "keep_freed_memory": True,
     "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False},
 }
 

@@ -65,7 +65,7 @@ model = L(QueryBasedDetector)(
         l1_format="xyxy",
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
     ),
-    postprocessor=L(TopKPostprocessor)(topk=100),
+    postprocessor=L(TopKPostprocessor)(topk=100, duplicate_decay=None),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",

@@ -56,7 +56,7 @@ model = L(QueryBasedDetector)(
         giou_weight=2.0,
         group_reduction="sum",  # over a stage's groups, as the paper; or "mean"
     ),
-    postprocessor=L(PerQueryPostprocessor)(),
+    postprocessor=L(PerQueryPostprocessor)(duplicate_decay=None),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",

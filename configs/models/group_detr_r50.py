@@ -21,4 +21,4 @@ model.decoder.stages = L(conditional_detr_stages)(
 model.criterion.classification = L(FocalClassification)(alpha=0.25, gamma=2.0)
 model.criterion.class_weight = 2.0
 model.criterion.matcher.class_weight = 2.0
-model.postprocessor = L(TopKPostprocessor)(topk=300)
+model.postprocessor = L(TopKPostprocessor)(topk=300, duplicate_decay=None)

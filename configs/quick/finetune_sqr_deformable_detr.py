@@ -2,11 +2,12 @@
 
     projects/SQR/train_net.py --config-file quick/finetune_sqr_deformable_detr data.root=DIR
 
-It starts from the model zoo's checkpoint, trained on the embedded shapes; train.init_checkpoint=FILE starts from that
-of any quick Deformable DETR, whatever its classes. From scratch: quick/sqr_deformable_detr_folder.
+It starts from EfficientNet-Lite0, pretrained on ImageNet (docs/backbones.md), with the
+encoder and decoder of the model zoo's shapes model.
 """
 
 from ..common.finetune import finetune, lr_multiplier
+from ..common.lite0 import start_from_lite0
 from .sqr_deformable_detr_folder import data, dataloader, model, optimizer, train
 
 finetune(
@@ -17,6 +18,5 @@ finetune(
     train=train,
     output_dir="output/finetune_sqr_deformable_detr",
 )
-optimizer.params.lr_multipliers.backbone = 1.0
 train.max_iter = 1000
-train.init_checkpoint = "zoo://quick/sqr_deformable_detr_shapes"
+start_from_lite0(model=model, optimizer=optimizer, train=train, shapes_decoder=True)

@@ -175,3 +175,20 @@ def test_a_batchnorm_model_loads_its_own_checkpoint_whole(tmp_path):
     report = load_model_weights(other, str(tmp_path / "model.pth"), complete=True)
     assert not report.missing and not report.unexpected
     assert other[1].num_batches_tracked == 1
+
+
+def test_several_sources_each_add_what_those_before_lack(tmp_path):
+    first, second = ToyDetector(), ToyDetector()
+    torch.save({k: v for k, v in first.state_dict().items() if k.startswith("backbone")}, tmp_path / "a.pth")
+    heads = second.state_dict()
+    heads["box_head.bias"] = torch.zeros(9)  # of another shape: left out
+    torch.save(heads, tmp_path / "b.pth")
+    target = ToyDetector()
+    both = f"{tmp_path / 'a.pth'} + {tmp_path / 'b.pth'}"
+    report = load_model_weights(target, both)
+    assert report.missing == ["box_head.bias"] and not report.unexpected
+    expected = {**second.state_dict(), **torch.load(tmp_path / "a.pth")}
+    for name, tensor in target.state_dict().items():
+        assert name == "box_head.bias" or torch.equal(tensor, expected[name]), name
+    with pytest.raises(UserError, match=r"a\.pth adds no tensor that the model has; leave it out"):
+        load_model_weights(target, f"{tmp_path / 'b.pth'} + {tmp_path / 'a.pth'}")

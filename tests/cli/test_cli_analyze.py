@@ -37,7 +37,7 @@ def test_from_stored_predictions(stored, capsys):
     out = stored / "out"
     assert command.main(["--from-predictions", str(stored / "base"), "--output", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "| stage 3 |" in text
+    assert "| stage 3 " in text
     assert "TP fading" in text
     assert str(out / "report.html") in text
     summary = json.loads((out / "stage_analysis.json").read_text())

@@ -140,13 +140,10 @@ def test_a_disk_that_is_full_at_checkpoint_time_keeps_the_checkpoint_before(tmp_
 
 
 def test_a_disk_that_is_full_for_the_log_saves_what_it_can(tmp_path, capsys, monkeypatch):
-    from detectron2.utils.events import JSONWriter
-
-    def full(self):
+    def full(path, row):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(JSONWriter, "write", full)
-    monkeypatch.setattr(JSONWriter, "close", lambda self: None)
+    monkeypatch.setattr("sqr.engine.writers.append_row", full)
     assert run_toy(tmp_path, "train.eval_period=0") == 1
     error = error_line(capsys)
     assert "No space left on device" in error and "The 3 iterations done are saved: go on with --resume" in error

@@ -157,6 +157,7 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "iscrowd '0'": (field("iscrowd", "0"), ALL),
     "iscrowd 'false'": (field("iscrowd", "false"), ALL),
     "iscrowd 'No'": (field("iscrowd", "No"), ALL),
+    "iscrowd '0.0'": (field("iscrowd", "0.0"), ALL),
     "iscrowd false": (field("iscrowd", False), ALL),
     "iscrowd null": (field("iscrowd", None), ALL),
     "iscrowd 1 once": (first(lambda a: a.update(iscrowd="1")), ALL - 1),
@@ -228,12 +229,12 @@ def described(**keys: object) -> Callable[[Path], None]:
     return apply
 
 
-def pose(points: int, values: int, **keys: object) -> Callable[[Path], None]:
-    """Every row gets keypoints inside its box."""
+def pose(points: int, values: int, *, reach: float = 0.5, **keys: object) -> Callable[[Path], None]:
+    """Every row gets keypoints, above the centre of its box by a share of its height."""
 
     def with_points(label: int, box: list[float]) -> str:
         cx, cy, w, h = box
-        along = [(cx - w / 2 + w * i / points, cy - h / 3, 1.0)[:values] for i in range(points)]
+        along = [(cx - w / 2 + w * i / points, max(0.0, cy - h * reach), 1.0)[:values] for i in range(points)]
         return row(label, *box, *(v for point in along for v in point))
 
     def apply(root: Path) -> None:
@@ -249,6 +250,12 @@ def corners(label: int, box: list[float]) -> str:
     return row(label, left, top, right, top, right, bottom, left, bottom)
 
 
+def decomposed_labels(root: Path) -> None:
+    composed, decomposed = E_ACUTE
+    (root / "images/train/a.png").rename(root / "images/train" / composed)
+    (root / "labels/train/a.txt").rename(root / "labels/train" / decomposed.replace(".png", ".txt"))
+
+
 YOLO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "sound": (lambda root: None, ALL),
     "polygons": (rows(corners), ALL),
@@ -257,12 +264,14 @@ YOLO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "pose of 4 x 3": (pose(4, 3, kpt_shape=[4, 3]), ALL),
     "pose, not described": (pose(12, 2), None),
     "pose, not described, of 4 x 3": (pose(4, 3), None),
+    "pose, not described, keypoints outside the boxes": (pose(12, 2, reach=2.5), None),
     "pose of another shape": (pose(12, 2, kpt_shape=[3, 3]), None),
     "a kpt_shape that is none": (pose(12, 2, kpt_shape="12x2"), None),
     "polygons, described": (lambda root: (rows(corners)(root), described(task="segment")(root)), ALL),
     "a score": (rows(lambda label, box: row(label, *box, 0.9)), None),
     "a score and a track": (rows(lambda label, box: row(label, *box, 0.9, 17)), None),
     "a score and track 1": (rows(lambda label, box: row(label, *box, 0.9, 1)), None),
+    "labels in NFD, images in NFC": (decomposed_labels, ALL),
     "pixels": (rows(lambda label, box: row(label, *(v * 60 for v in box))), None),
     "all outside": (rows(lambda label, box: row(label, 1.7, *box[1:])), None),
     "without area": (rows(lambda label, box: row(label, *box[:3], 0)), None),

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 from PIL import Image
 
 from sqr.data import (
     detection_dataset_name,
-    fast_coco_eval_is_built,
     get_detection_dataset,
     resolve_num_classes,
     training_augmentations,
 )
+from sqr.evaluation import BoxEvaluator
 
 
 def coco_content(categories=((7, "cat"), (3, "dog")), num_images=3):
@@ -115,19 +114,8 @@ def test_a_changed_file_is_registered_anew(write):
 
 def test_the_evaluator_finds_the_file(write, tmp_path):
     files = write(coco_content())
-    evaluator = COCOEvaluator(
-        detection_dataset_name(**files), output_dir=str(tmp_path), use_fast_impl=fast_coco_eval_is_built()
-    )
+    evaluator = BoxEvaluator(detection_dataset_name(**files), output_dir=str(tmp_path))
     assert len(evaluator._coco_api.imgs) == 3
-
-
-def test_the_fast_evaluation_is_used_only_where_built():
-    try:
-        import detectron2._C  # noqa: F401
-    except ImportError:
-        assert not fast_coco_eval_is_built()
-    else:
-        assert fast_coco_eval_is_built()
 
 
 def test_null_num_classes_follows_the_data(write):

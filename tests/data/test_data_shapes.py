@@ -13,13 +13,13 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sqr.data import detection_dataset_name, resolve_num_classes
 from sqr.data.shapes import ShapesSettings, ensure_shapes, register_shapes, scene
+from sqr.evaluation import BoxEvaluator
 
 SMALL = ShapesSettings(train_images=40, val_images=30)
 
@@ -172,7 +172,7 @@ def test_registration_is_lazy_and_loading_generates(small_registered):
 
 def test_the_evaluator_alone_generates_too(small_registered, tmp_path):
     name = detection_dataset_name(name="shapes_val")
-    evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"), use_fast_impl=False)
+    evaluator = BoxEvaluator(name, output_dir=str(tmp_path / "out"))
     assert len(evaluator._coco_api.imgs) == SMALL.val_images
     assert MetadataCatalog.get(name).thing_classes == list(scene.CLASSES)
 

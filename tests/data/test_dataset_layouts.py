@@ -123,10 +123,9 @@ def test_annotations_win_over_the_root_and_the_root_over_a_name(tmp_path):
 
 def test_annotations_without_area_and_iscrowd_can_be_evaluated(tmp_path):
     import torch
-    from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances
 
-    from sqr.data import fast_coco_eval_is_built
+    from sqr.evaluation import BoxEvaluator
 
     root = build.write_coco(tmp_path / "set")
     content = build.read_split_file(root, "val")
@@ -135,7 +134,7 @@ def test_annotations_without_area_and_iscrowd_can_be_evaluated(tmp_path):
     build.write_split(root, "val", content)
     before = (root / "annotations/instances_val.json").read_bytes()
     name = detection_dataset_name(root=str(root), split="val")
-    evaluator = COCOEvaluator(name, tasks=("bbox",), output_dir=None, use_fast_impl=fast_coco_eval_is_built())
+    evaluator = BoxEvaluator(name)
     evaluator.reset()
     for item in get_detection_dataset(root=str(root), split="val"):
         instances = Instances((item["height"], item["width"]))

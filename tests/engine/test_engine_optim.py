@@ -75,3 +75,23 @@ def test_very_short_runs_have_a_schedule(max_iter):
 def test_impossible_milestones(milestones):
     with pytest.raises(UserError, match=r"must rise and lie between 0 and total=50"):
         step_schedule(milestones=milestones, total=50, max_iter=100)
+
+
+def test_layer_decay_lowers_the_rate_with_the_depth():
+    blocks = [nn.Linear(2, 2) for _ in range(3)]
+    backbone = nn.ModuleDict({"stem": nn.Linear(2, 2), "blocks": nn.Sequential(*blocks), "norm1": nn.LayerNorm(2)})
+    model = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(2, 2)})
+    got = groups_by_name(model, lr_multipliers={"backbone": 0.1}, layer_decay={"backbone": 0.5})
+    rates = {name.removesuffix(".weight"): rate for name, (rate, _) in got.items() if name.endswith("weight")}
+    assert rates == pytest.approx(
+        {
+            "backbone.stem": 0.1 / 8,
+            "backbone.blocks.0": 0.1 / 4,
+            "backbone.blocks.1": 0.1 / 2,
+            "backbone.blocks.2": 0.1,
+            "backbone.norm1": 0.1,
+            "head": 1.0,
+        }
+    )
+    with pytest.raises(UserError, match="layer_decay: no parameter is in a module 'trunk'"):
+        groups_by_name(model, layer_decay={"trunk": 0.5})

@@ -18,7 +18,7 @@ def test_equals_the_official_model():
     with torch.no_grad():
         predictions, *_ = model.decode(model.encode(batch))
         outputs = [{"instances": model.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
-                   for o in model._stage_outputs(predictions, batch)]  # fmt: skip
+                   for o in model.stage_outputs(predictions, batch)]  # fmt: skip
     sizes = torch.tensor([(w, h, w, h) for h, w in figures(NAME)["sizes"]])[:, None]
     logits = torch.stack([p.logits[:, 0] for p in predictions])
     boxes = torch.stack([cxcywh_to_xyxy(p.boxes[:, 0] * sizes) for p in predictions])

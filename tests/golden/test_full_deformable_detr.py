@@ -29,7 +29,7 @@ def test_equals_the_official_model(name):
     with torch.no_grad():
         predictions, proposals, _ = model.decode(model.encode(batch))
         outputs = [{"instances": model.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
-                   for o in model._stage_outputs(predictions, batch)]  # fmt: skip
+                   for o in model.stage_outputs(predictions, batch)]  # fmt: skip
     check_stages(
         name,
         torch.stack([p.logits[:, 0] for p in predictions]),

@@ -23,7 +23,7 @@ def test_equals_the_official_model():
     with torch.no_grad():
         predictions, proposals, _ = model.decode(model.encode(batch))
         outputs = [{"instances": model.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
-                   for o in model._stage_outputs(predictions, batch)]  # fmt: skip
+                   for o in model.stage_outputs(predictions, batch)]  # fmt: skip
     check_stages(name, *stacked(predictions))
     check_results(name, outputs)
     if (SHARED / "golden").exists():
@@ -49,7 +49,7 @@ def test_equals_the_detrex_model():
         alone = golden_file(f"full/{name}.pt")["single_image"][0]
         with torch.no_grad():
             predictions, *_ = model.decode(model.encode(batch[:1]))
-            (output,) = model._stage_outputs(predictions, batch[:1])
+            (output,) = model.stage_outputs(predictions, batch[:1])
         logits, boxes = stacked(predictions)
         torch.testing.assert_close(logits[-1, 0], alone["logits"], atol=1e-3, rtol=0)
         torch.testing.assert_close(boxes[-1, 0], alone["boxes_cxcywh"], atol=1e-4, rtol=0)

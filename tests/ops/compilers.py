@@ -12,7 +12,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "projects" / "SQR" / "sqr" / "csrc"
-HARNESS = Path(__file__).resolve().parent / "emulated_kernels.cpp"
+HERE = Path(__file__).resolve().parent  # cuda_emulation.h
+HARNESS = HERE / "emulated_kernels.cpp"
 TORCH = Path(torch.__file__).resolve().parent
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 
@@ -33,7 +34,7 @@ def run(command: list, **environment: str) -> str:
 def build_emulated_library(folder: Path) -> Path:
     """The CUDA operators compiled for the host, registered for CPU tensors as ``torch.ops.sqr_emulated``."""
     flags = ["-std=c++20", "-O1", "-fPIC", "-w", STABLE_ABI, "-isystem", TORCH / "include"]
-    flags += ["-DSQR_EMULATED", "-DSQR_NAMESPACE=sqr_emulated", "-DSQR_DISPATCH_KEY=CPU"]
+    flags += [f"-I{HERE}", "-DSQR_EMULATED", "-DSQR_NAMESPACE=sqr_emulated", "-DSQR_DISPATCH_KEY=CPU"]
     library = folder / "sqr_emulated.so"
     sources = ["-x", "c++", CSRC / "cuda" / "operators.cu", CSRC / "operators.cpp"]
     run(["g++", *flags, "-shared", *sources, "-o", library, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"])
@@ -44,5 +45,5 @@ def build_harness(folder: Path, kernels: Path, *flags: str) -> Path:
     """The harness around ``kernels``, a variant of cuda/sampling.cuh."""
     program = folder / "emulated_kernels"
     define = f'-DSQR_KERNELS="{kernels}"'
-    run(["g++", "-std=c++17", "-g1", "-w", *flags, f"-I{CSRC}", define, HARNESS, "-o", program])
+    run(["g++", "-std=c++17", "-g1", "-w", *flags, f"-I{CSRC}", f"-I{HERE}", define, HARNESS, "-o", program])
     return program

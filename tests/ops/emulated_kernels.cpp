@@ -1,6 +1,6 @@
 // Runs the CUDA kernels' source on the host and compares with loops that are too simple to be wrong. Buffers have
 // exactly the sizes the kernels may touch, so that AddressSanitizer sees one element too many.
-#include "emulation/cuda_emulation.h"
+#include "cuda_emulation.h"
 
 #include SQR_KERNELS
 
@@ -115,16 +115,16 @@ static void compare(const char* what, const std::vector<float>& got, const std::
   }
 }
 
-template <int kVector, int kLanes>
+template <int kVector, int kLanes, Scatter kScatter = Scatter::kByArchitecture, class I = int32_t>
 static void check(const Sizes& s) {
   const Call<float> call = make_call(s);
   Data d = make_data(s, call);
   const Data want = naive(s, call, d);
   const int blocks = 2;  // fewer than items: the grid has to stride
-  auto forward = forward_kernel<float, float, kVector, kLanes>;
+  auto forward = forward_kernel<float, float, kVector, kLanes, I>;
   SQR_LAUNCH(forward, blocks, kBlockThreads, nullptr, call, d.value.data(), d.locations.data(), d.weights.data(),
              d.out.data());
-  auto backward = backward_kernel<float, float, kVector, kLanes>;
+  auto backward = backward_kernel<float, float, kVector, kLanes, kScatter, I>;
   SQR_LAUNCH(backward, blocks, kBlockThreads, nullptr, call, d.grad_out.data(), d.value.data(), d.locations.data(),
              d.weights.data(), d.grad_value.data(), d.grad_locations.data(), d.grad_weights.data());
   compare("output", d.out, want.out);
@@ -142,6 +142,10 @@ int main() {
       check<4, 8>({1, 3, 1, 80, 3, keep_points});    // more channels than a group holds
       check<1, 32>({1, 3, 2, 21, 1, keep_points});   // odd channels, fewer taps than lanes
       check<1, 32>({1, 2, 1, 5, 13, keep_points});   // more taps than lanes
+      check<1, 32, Scatter::kByArchitecture, int64_t>({1, 3, 2, 21, 1, keep_points});
+      check<4, 8, Scatter::kContiguous>({1, 3, 1, 80, 3, keep_points});
+      check<4, 8, Scatter::kStrided>({1, 3, 1, 80, 3, keep_points});
+      check<4, 4, Scatter::kStrided>({1, 5, 2, 8, 2, keep_points});
 #endif
     }
   } catch (const std::exception& error) {

@@ -114,14 +114,14 @@ PLANTED = {
         "differ in its mask",
     ),
     "early exit before a shuffle": (
-        "    const int64_t image = item",
-        "    if (!active) return;\n    const int64_t image = item",
+        "    const I image = item",
+        "    if (!active) return;\n    const I image = item",
         [],
         "waits for a lane that has left",
     ),
     "divergent barrier": (
-        "    const int64_t image = item",
-        "    if (active) __syncthreads();\n    const int64_t image = item",
+        "    const I image = item",
+        "    if (active) __syncthreads();\n    const I image = item",
         [],
         "at a barrier",
     ),

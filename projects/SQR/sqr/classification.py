@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .structures import BatchTotals
+
+# Logits whose focal loss is computed at once: what a CPU's cache holds, or what a GPU's memory can spare.
+_ELEMENTS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 24}
 
 
 class Classification(Protocol):
@@ -81,13 +85,67 @@ class FocalClassification:
         # treat all entries as negatives, then correct the matched ones: no dense targets, few tensors kept for backward
         positive = logits[(*matched, labels)]  # (G, T)
         correction = self._positive(positive) - self._negative(positive)
-        return (self._negative(logits).sum((0, 2, 3)) + correction.sum(1)) / normaliser
+        return (self._negatives(logits) + correction.sum(1)) / normaliser
+
+    def _negatives(self, logits: Tensor) -> Tensor:
+        """``(B, G, Q, K)`` -> ``(G,)``: the loss of all entries as negatives."""
+        if torch.compiler.is_compiling():  # the compiler fuses it
+            return self._negative(logits).sum((0, 2, 3))
+        sums = _FocalNegatives.apply(logits.flatten(0, 1).flatten(1), self.gamma)  # (B * G,)
+        return (1 - self.alpha) * sums.view(logits.shape[:2]).sum(0)
 
     def _negative(self, logits: Tensor) -> Tensor:
         return (1 - self.alpha) * logits.sigmoid() ** self.gamma * F.softplus(logits)
 
     def _positive(self, logits: Tensor) -> Tensor:
         return self.alpha * logits.neg().sigmoid() ** self.gamma * F.softplus(-logits)
+
+
+class _FocalNegatives(torch.autograd.Function):
+    """Sums of ``p ** gamma * softplus(x)`` over the rows of ``(R, N)`` logits, ``p`` their sigmoid; returns ``(R,)``.
+
+    The forward pass computes the gradient too, in blocks that stay in the cache. Memory is that of logits and gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, gamma: float) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.gamma = gamma
+        sums, ctx.gradient = _focal_negatives(logits, gamma)
+        return sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (logits,) = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:  # a second pass through a retained graph: the first one has returned it
+            _, gradient = _focal_negatives(logits, ctx.gamma)
+        return gradient.mul_(grad[:, None]), None
+
+
+def _focal_negatives(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """The sums ``(R,)`` and the gradient ``(R, N)`` of each row's sum."""
+    sums, gradient = logits.new_zeros(len(logits)), torch.empty_like(logits)
+    for rows, columns in _blocks(logits):
+        x = logits[rows, columns]
+        p, log = x.sigmoid(), F.softplus(x)
+        power = p * p if gamma == 2 else p**gamma
+        sums[rows] += (power * log).sum(1)
+        # d/dx p**gamma * softplus(x) = p**gamma * (gamma * (1 - p) * softplus(x) + p)
+        inner = torch.addcmul(p, log, 1 - p, value=gamma)
+        torch.mul(power, inner, out=gradient[rows, columns])
+    return sums, gradient
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Indices of blocks of a matrix: several whole rows, or a part of one."""
+    rows, columns = x.shape
+    at_once = _ELEMENTS_AT_ONCE.get(x.device.type, _ELEMENTS_AT_ONCE["cuda"])
+    height, width = max(1, at_once // max(columns, 1)), min(columns, at_once)
+    for i in range(0, rows, height):
+        for j in range(0, columns, width):
+            yield slice(i, i + height), slice(j, j + width)
 
 
 class SoftmaxClassification:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,6 +51,42 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         ValueError: ``content`` holds NaN or infinity, which JSON has not.
     """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row of a JSON-lines file; numbers that JSON has not (NaN, infinity) become null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(plain, sort_keys=True, allow_nan=False) + "\n"
+
+
+def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
+    """Append a row to a JSON-lines file in one write, on a line of its own even where a kill tore the line before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+", buffering=0) as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write(("\n" * torn + json_line(row)).encode())
+        os.fsync(file.fileno())
+
+
+def read_rows(path: str | os.PathLike) -> list[dict]:
+    """The rows of a JSON-lines file; lines that are torn are left out, a missing file has none."""
+    try:
+        lines = Path(path).read_bytes().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def _umask() -> int:

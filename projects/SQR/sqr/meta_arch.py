@@ -97,7 +97,7 @@ class QueryBasedDetector(nn.Module):
         predictions, *_ = self.decode(self.encode(batched_inputs))
         return [
             {"instances": self.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
-            for o in self._stage_outputs(predictions[-1:], batched_inputs)
+            for o in self.stage_outputs(predictions[-1:], batched_inputs)
         ]
 
     @torch.no_grad()
@@ -112,7 +112,7 @@ class QueryBasedDetector(nn.Module):
         if self.training:
             raise RuntimeError("forward_stages runs the inference plan: call model.eval() first")
         predictions, *_ = self.decode(self.encode(batched_inputs))
-        return self._stage_outputs(predictions, batched_inputs)
+        return self.stage_outputs(predictions, batched_inputs)
 
     def preprocess(self, batched_inputs: Sequence[dict]) -> tuple[Tensor, Tensor]:
         """Normalise, then pad with zeros.
@@ -153,7 +153,7 @@ class QueryBasedDetector(nn.Module):
             features = self.backbone(images)
         return self.encoder(features, padding_mask)
 
-    def _stage_outputs(
+    def stage_outputs(
         self, predictions: Sequence[StagePrediction], batched_inputs: Sequence[dict]
     ) -> list[ImagePredictions]:
         """The first (at inference: only) group of each step, boxes scaled to the original images."""

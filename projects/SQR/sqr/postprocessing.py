@@ -21,10 +21,11 @@ class TopKPostprocessor:
     Args:
         topk: detections an image, 100 in Deformable DETR, 300 in DAB-DETR.
         clip: clip boxes to the image. The official evaluations do not.
+        duplicate_decay: see :func:`decay_duplicates`; None leaves scores as they are, as published.
     """
 
-    def __init__(self, *, topk: int = 100, clip: bool = False):
-        self.topk, self.clip = topk, clip
+    def __init__(self, *, topk: int = 100, clip: bool = False, duplicate_decay: float | None = None):
+        self.topk, self.clip, self.duplicate_decay = topk, clip, checked_decay(duplicate_decay)
 
     def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """Select detections of one image.
@@ -44,8 +45,14 @@ class TopKPostprocessor:
         """``(..., Q, K)`` and ``(..., Q, 4)`` -> scores, classes, boxes and query of each of the ``D`` detections."""
         num_queries, num_classes = scores.shape[-2:]
         best, index = scores.flatten(-2).topk(min(self.topk, num_queries * num_classes), dim=-1)
-        query = index // num_classes
-        return best, index % num_classes, boxes.gather(-2, query[..., None].expand(*query.shape, 4)), query
+        query, labels = index // num_classes, index % num_classes
+        boxes = boxes.gather(-2, query[..., None].expand(*query.shape, 4))
+        if self.duplicate_decay is not None:
+            # whatever is better than a selected pair was selected too
+            best, order = decay_duplicates(best, labels, boxes, self.duplicate_decay).sort(dim=-1, descending=True)
+            labels, query = labels.gather(-1, order), query.gather(-1, order)
+            boxes = boxes.gather(-2, order[..., None].expand(*order.shape, 4))
+        return best, labels, boxes, query
 
 
 class PerQueryPostprocessor:
@@ -53,10 +60,11 @@ class PerQueryPostprocessor:
 
     Args:
         clip: clip boxes to the image. The official evaluation does not.
+        duplicate_decay: see :func:`decay_duplicates`; None leaves scores as they are, as published.
     """
 
-    def __init__(self, *, clip: bool = False):
-        self.clip = clip
+    def __init__(self, *, clip: bool = False, duplicate_decay: float | None = None):
+        self.clip, self.duplicate_decay = clip, checked_decay(duplicate_decay)
 
     def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """As :meth:`TopKPostprocessor.__call__`, but ``Q`` detections in query order."""
@@ -65,7 +73,50 @@ class PerQueryPostprocessor:
     def select(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As :meth:`TopKPostprocessor.select`, ``D`` being ``Q``."""
         best, classes = scores.max(-1)
+        if self.duplicate_decay is not None:
+            best = decay_duplicates(best, classes, boxes, self.duplicate_decay)
         return best, classes, boxes, torch.arange(scores.shape[-2], device=scores.device).expand_as(classes)
+
+
+def decay_duplicates(scores: Tensor, labels: Tensor, boxes: Tensor, exponent: float) -> Tensor:
+    """Lower the scores of duplicates: ``score * (1 - IoU ** exponent)``.
+
+    ``IoU`` is the largest one with a better detection of the same class, so that the best detection of an object keeps
+    its score and one on nearly the same box loses most of it. Nothing is trained and nothing removed, but objects of
+    one class that truly overlap are taken for duplicates too: with an exponent of 4, two boxes of IoU 0.5 cost the
+    lower one 6 %, of IoU 0.8 41 %.
+
+    Args:
+        scores: ``(..., D)``.
+        labels: ``(..., D)`` classes.
+        boxes: ``(..., D, 4)`` xyxy.
+        exponent: the larger, the closer must boxes be.
+
+    Returns:
+        ``(..., D)`` in the same order.
+    """
+    rank = torch.arange(scores.shape[-1], device=scores.device)
+    better = scores[..., None, :] > scores[..., :, None]
+    better = better | ((scores[..., None, :] == scores[..., :, None]) & (rank[None, :] < rank[:, None]))
+    better = better & (labels[..., None, :] == labels[..., :, None])
+    low = torch.maximum(boxes[..., :, None, :2], boxes[..., None, :, :2])
+    high = torch.minimum(boxes[..., :, None, 2:], boxes[..., None, :, 2:])
+    overlap = (high - low).clamp(min=0).prod(-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    union = area[..., :, None] + area[..., None, :] - overlap
+    iou = overlap / union.clamp(min=torch.finfo(boxes.dtype).tiny)
+    return scores * (1 - (iou * better).amax(-1) ** exponent)
+
+
+def checked_decay(value: float | None) -> float | None:
+    """The exponent itself.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if value is not None and value <= 0:
+        raise ValueError(f"duplicate_decay={value}: a positive exponent (4 is tried), or null for none")
+    return value
 
 
 def _detections(

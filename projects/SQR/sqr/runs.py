@@ -37,7 +37,9 @@ def run_files(output_dir: str | os.PathLike, checkpoint: str | None = None) -> t
         last = folder / "last_checkpoint"
         if not last.is_file():
             raise UserError(f"{folder} holds no last_checkpoint: nothing was saved yet, or name a checkpoint")
-        checkpoint = last.read_text().strip()
+        checkpoint = last.read_bytes()[:300].decode(errors="replace").strip()
+        if Path(checkpoint).name != checkpoint or not checkpoint.isprintable():
+            raise UserError(f"{last} does not name a file of {folder}; name a checkpoint")
     path = folder / checkpoint
     if not Path(str(path).removesuffix(EMA)).is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"

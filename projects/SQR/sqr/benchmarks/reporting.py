@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from ..distributed import resolve_device
 from ..errors import UsageError
+from ..host_memory import keep_freed_memory
 from ..ops.functional import library
 from .timing import least_disturbed
 
@@ -37,6 +38,8 @@ def benchmark(run: Run) -> Run:
     @functools.wraps(run)
     def with_report(args: argparse.Namespace) -> dict:
         resolve_device(args.device)
+        if torch.device(args.device).type == "cpu":
+            keep_freed_memory()  # as in training
         one_count = isinstance(args.threads, int)  # `ops` goes through several
         with use_threads(args.threads) if one_count else contextlib.nullcontext():
             found = {"machine": describe_machine(args.device), "arguments": _plain(vars(args))}

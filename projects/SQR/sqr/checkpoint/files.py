@@ -21,8 +21,11 @@ from ..catalog import SCHEME, get_checkpoint_url
 from ..errors import UserError, as_user_error, one_line
 from ..files import write_atomically
 from ..runs import EMA
+from .backbones import is_library_address, read_library_weights
+from .integrity import check_archive, check_sizes, digest
 
 SAFETENSORS = ".safetensors"
+_DIGEST = "sqr_sha256"
 
 
 @dataclass
@@ -41,8 +44,9 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """Read a checkpoint's weights: ``.pth`` or ``.bin``, ``.safetensors``, or Detectron2's ``.pkl``.
 
     Args:
-        source: path or URL (``detectron2://``, ``https://``), or ``zoo://NAME``, a checkpoint of the model zoo; with
-            ``@ema`` at its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
+        source: path or URL (``detectron2://``, ``https://``); ``zoo://NAME``, a checkpoint of the model zoo;
+            ``timm://NAME`` or ``torchvision://NAME``, a backbone (:mod:`sqr.checkpoint.backbones`); with ``@ema`` at
+            its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
         name: what to call the file in errors; the source itself when empty.
         hint: what else to do where the file does not exist.
 
@@ -50,6 +54,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
         UserError: no such file, not readable, not fetchable, or no tensors in it.
     """
     name = name or source
+    if is_library_address(source):
+        return Weights(read_library_weights(source), loose=False, caffe2=False)
     path = source.removesuffix(EMA)
     data = _read(_fetch(path, name, hint), name)
     if path != source:
@@ -77,15 +83,25 @@ def _fetch(source: str, name: str, hint: str) -> str:
 def _read(path: str, name: str) -> Any:
     if path.endswith(SAFETENSORS):
         safetensors = _safetensors(name)
-        with as_user_error(OSError, safetensors.SafetensorError, prefix=f"{name} is not a readable checkpoint: "):
-            return safetensors.torch.load_file(path)
+        with as_user_error(
+            OSError, ValueError, KeyError, safetensors.SafetensorError, prefix=f"{name} is not a readable checkpoint: "
+        ):
+            tensors = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                expected = (file.metadata() or {}).get(_DIGEST)
+        if expected is not None and digest(tensors) != expected:
+            raise UserError(f"{name} is not a readable checkpoint: it is damaged, its checksum differs")
+        return tensors
     try:
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
                 return _ArrayUnpickler(file, encoding="latin1").load()
+        check_archive(path, name)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a broken pickle can raise anything
         raise UserError(f"{name} is not a readable checkpoint: {one_line(error)[:300]}") from error
 
 
@@ -103,7 +119,7 @@ def write_weights(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "m
     if path.endswith(SAFETENSORS):
         safetensors = _safetensors(path)
         separate = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-        content = safetensors.torch.save(separate, metadata={"format": "pt"})
+        content = safetensors.torch.save(separate, metadata={"format": "pt", _DIGEST: digest(separate)})
         write = partial(_write_bytes, content)
     else:
         write = partial(torch.save, {nesting: dict(tensors)} if nesting else dict(tensors))
@@ -137,6 +153,13 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def _tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    with as_user_error(TypeError, ValueError, prefix=f"{name}: "):
+        return torch.from_numpy(value)
+
+
 def _unpack(data: Any, name: str) -> Weights:
     if not isinstance(data, dict):
         raise UserError(f"{name} holds a {type(data).__name__}, not a dict of tensors")
@@ -147,10 +170,11 @@ def _unpack(data: Any, name: str) -> Weights:
             data = data[key]
             break
     tensors = {
-        k.removeprefix("module."): torch.from_numpy(v) if isinstance(v, np.ndarray) else v
+        k.removeprefix("module."): _tensor(v, f"{name}: {k}")
         for k, v in data.items()
-        if isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
+        if isinstance(k, str) and isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
     }
     if not tensors:
         raise UserError(f"{name} holds no tensors")
+    check_sizes(tensors, name)
     return Weights(tensors, loose, caffe2)

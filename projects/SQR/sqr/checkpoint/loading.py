@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..distributed import unwrap
 from ..errors import UserError, one_line
+from ..finite import describe_not_finite, not_finite
+from .backbones import backbone_names
 from .class_heads import ClassHeadChanges, fit_class_heads
 from .files import Weights, read_weights
 from .registry import convert, detect_layout
@@ -62,7 +64,8 @@ def load_model_weights(
 
     Args:
         model: possibly wrapped for several processes.
-        source: path or URL (``detectron2://``, ``https://``); empty loads nothing.
+        source: path or URL as :func:`~sqr.checkpoint.files.read_weights` takes it; empty loads nothing. Of several,
+            with `` + `` between them (``timm://NAME + zoo://NAME``), each adds what those before it lack and what fits.
         complete: every tensor of the model must be in the file, as for an evaluation.
         modules: take only these modules (``"backbone"``, ``"encoder.layers"``) from the file; empty takes all.
 
@@ -75,7 +78,10 @@ def load_model_weights(
         logger.info("Starting from random weights (train.init_checkpoint is empty)")
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
-    weights = _fit_names(read_weights(source, name=name, hint=_WITHOUT), model.state_dict(), name)
+    weights = _gather(model, source, name)
+    bad = not_finite(weights)
+    if bad:
+        raise UserError(f"{name} is of a training that diverged: {describe_not_finite(bad, len(weights))}")
     if modules:
         weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
@@ -84,6 +90,23 @@ def load_model_weights(
     for line in report.lines():
         logger.info("%s", line)
     return report
+
+
+def _gather(model: nn.Module, source: str, name: str) -> dict[str, Tensor]:
+    """The tensors of one or several sources, with the model's names."""
+    first, *others = [part.strip() for part in source.split(" + ")]
+    weights = _fit_names(model, read_weights(first, name=name, hint=_WITHOUT), name)
+    target = model.state_dict()
+    for other in others:
+        more = _fit_names(model, read_weights(other, name=f"{name}: {other}", hint=_WITHOUT), f"{name}: {other}")
+        if isinstance(getattr(model, "num_classes", None), int):
+            more, _ = fit_class_heads(more, target, model.num_classes)
+        fitting = {k: v for k, v in more.items() if k in target and k not in weights and v.shape == target[k].shape}
+        if not fitting:
+            raise UserError(f"{name}: {other} adds no tensor that the model has; leave it out")
+        logger.info("%s adds %d of its %d tensors", other, len(fitting), len(more))
+        weights |= fitting
+    return weights
 
 
 def place_weights(
@@ -134,11 +157,14 @@ def _only(weights: dict[str, Tensor], modules: Sequence[str], name: str) -> dict
     return {k: v for k, v in weights.items() if any(k.startswith(f"{module}.") for module in modules)}
 
 
-def _fit_names(data: Weights, target: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _fit_names(model: nn.Module, data: Weights, name: str) -> dict[str, Tensor]:
     """Bring a checkpoint's names to the model's."""
-    weights = data.tensors
+    weights, target = data.tensors, model.state_dict()
     if data.loose:
         return align_and_update_state_dicts(target, weights, c2_conversion=data.caffe2)
+    backbone = backbone_names(model, weights)
+    if backbone:
+        return {own: weights[name] for name, own in backbone.items()}
     if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
         return _from_torchvision_resnet(weights, target, name)
     try:

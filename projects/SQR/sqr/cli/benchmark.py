@@ -6,17 +6,20 @@
     benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
     benchmark.py data --config-file quick/sqr_deformable_detr_shapes
+    benchmark.py evaluation
 
-Each stores what it found with ``--json FILE``.
+Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
+and in this one in turn, and prints the ratios of old to new.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmarks import data, infer, loss, memory, ops, train
+from ..benchmarks import against, data, evaluation, infer, loss, memory, ops, train
 from ..config import add_trust_option
 from ..errors import UserError, report_error
 from ..files import write_json
@@ -29,6 +32,7 @@ BENCHMARKS = {
     "memory": (memory, "predicted peak memory by plan, and what fits"),
     "infer": (infer, "inference against Hugging Face transformers with the same weights"),
     "data": (data, "the training loader against the training step"),
+    "evaluation": (evaluation, "box AP and AR against pycocotools"),
 }
 
 
@@ -39,14 +43,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (module, text) in BENCHMARKS.items():
         command = commands.add_parser(name, help=text, description=module.__doc__)
         command.add_argument("--json", type=Path, help="store the results here")
+        command.add_argument("--against", metavar="COMMIT", help="compare with this commit of the git checkout")
+        command.add_argument("--rounds", type=int, default=3, help="runs of each checkout with --against")
         add_trust_option(command)
         module.add_arguments(command)
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     try:
-        report = BENCHMARKS[args.benchmark][0].run(args)
+        if args.against:
+            report = against.compare(args.against, _without_comparison(argv), rounds=args.rounds)
+        else:
+            report = BENCHMARKS[args.benchmark][0].run(args)
         if args.json:
             write_json(args.json, report)
             print(f"stored in {args.json}")
     except UserError as error:
         return report_error(error)
     return 0
+
+
+def _without_comparison(argv: Sequence[str]) -> list[str]:
+    """The command line without ``--against``, ``--rounds`` and ``--json``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--against", "--rounds", "--json"):
+        parser.add_argument(name)
+    return parser.parse_known_args(argv)[1]

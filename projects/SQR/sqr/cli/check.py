@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Say what a detection dataset holds and everything that is wrong with it. Exit code 0: it can be "
         "trained on; 1: training would fail; 2: the command makes no sense. docs/custom_data.md says more.",
     )
-    parser.add_argument("path", help="folder of a dataset (COCO, Roboflow, YOLO), a COCO .json, or a data.yaml")
+    parser.add_argument(
+        "path", help="folder of a dataset (docs/custom_data.md lists the formats), a COCO .json, or a data.yaml"
+    )
     parser.add_argument("--images", metavar="FOLDER", help="images of a single .json; looked for beside it by default")
     help_queries = "queries of the detector: a training image with more objects is an error (default 300)"
     parser.add_argument("--queries", type=_positive, default=300, metavar="N", help=help_queries)

@@ -12,7 +12,6 @@ _MODULES = {
     "datasets": (
         "check_queries",
         "detection_dataset_name",
-        "fast_coco_eval_is_built",
         "get_detection_dataset",
         "resolve_num_classes",
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -170,11 +169,6 @@ def check_queries(cfg: DictConfig) -> None:
             f"model.criterion.auxiliary_repeats={repeats}, but the auxiliary set has only {auxiliary} queries; set "
             f"model.query_generator.num_auxiliary={repeated} or lower the repeats"
         )
-
-
-def fast_coco_eval_is_built() -> bool:
-    """Whether Detectron2's compiled COCO evaluation can be used; it is absent where ``detectron2._C`` is."""
-    return importlib.util.find_spec("detectron2._C") is not None
 
 
 def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:

@@ -65,6 +65,7 @@ class SplitRecord:
         dropped_objects: how many could not be used.
         dropped_images: name of each image that could not be used, and why.
         dropped_classes: the same of classes.
+        hint: where objects were looked for, for a message that there are none.
         as_is: the annotation file can be handed to COCO's evaluation unchanged.
     """
 
@@ -79,6 +80,7 @@ class SplitRecord:
     dropped_objects: int = 0
     dropped_images: list[tuple[str, str]] = field(default_factory=list)
     dropped_classes: list[tuple[str, str]] = field(default_factory=list)
+    hint: str = ""
     as_is: bool = True
 
     def note(self, kind: str, file: str, text: str) -> None:

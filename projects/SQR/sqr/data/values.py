@@ -53,7 +53,10 @@ def read_flag(value: Any) -> bool | None:
     if value is None:
         return False
     if isinstance(value, str):
-        return _FLAGS.get(value.strip().lower())
+        text = value.strip().lower()
+        if text in _FLAGS:
+            return _FLAGS[text]
+        value = read_number(text)
     return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else None
 
 

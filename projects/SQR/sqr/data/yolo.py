@@ -15,7 +15,7 @@ from .images import UnreadableImageError
 from .records import SplitRecord, raise_errors
 from .records import coco_content as content_of
 from .values import read_id, read_name
-from .yolo_labels import absolute_box, label_file, read_labels
+from .yolo_labels import LabelRow, absolute_box, ambiguous_row, label_file, read_labels
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _TASKS = ("detect", "segment", "pose", "obb")
@@ -179,44 +179,65 @@ def listed_images(sources: Iterable[str]) -> list[str]:
 
 
 def read_yolo(name: str, description: YoloDescription, split: str) -> SplitRecord:
-    """A split as records; image names are relative to the description's folder."""
-    record = SplitRecord(name, description.path, description.root)
-    record.as_is = False
+    """Read a split as records; image names are relative to the description's folder."""
+    record = SplitRecord(name, description.path, description.root, as_is=False)
     paths = listed_images(description.sources[split])
-    images, annotations, polygons = [], [], []
+    labels = _label_files(paths)
+    images, annotations, all_rows = [], [], []
     for number, (path, size) in enumerate(zip(paths, image_sizes(paths), strict=True), start=1):
-        relative = os.path.relpath(path, description.root)
-        file_name = path if relative.startswith("..") else relative
-        if isinstance(size, UnreadableImageError) and os.path.isfile(path):
-            record.note("undecodable_image", file_name, str(size))
+        file_name = _relative(path, description)
         known = not isinstance(size, UnreadableImageError)
+        if not known and os.path.isfile(path):
+            record.note("undecodable_image", file_name, str(size))
         width, height = size if known else (None, None)
         images.append({"id": number, "file_name": file_name, "width": width, "height": height})
-        rows, problems = read_labels(
-            label_file(path), len(description.names), keypoint_values=description.keypoint_values
-        )
+        rows, problems = read_labels(labels[path], len(description.names), keypoint_values=description.keypoint_values)
         for problem in problems:
             record.drop(problem.kind, file_name, str(problem))
-        polygons += [(path, row) for row in rows if row.polygon]
+        all_rows += [(path, row) for row in rows]
         for row in rows if known else ():
             annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": row.label + 1,
                                 "bbox": absolute_box(row, size), "iscrowd": 0})  # fmt: skip
     categories = [{"id": i, "name": n} for i, n in enumerate(description.names, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     CocoReader(record, content, ImageFinder(description.root), native=False).read()
-    if polygons and all(row.doubt for _, row in polygons) and not description.polygons:
-        path, row = polygons[0]
-        text = (f"{label_file(path)}: polygons, or {row.doubt}? Set kpt_shape: [keypoints, values] or task: segment in "
-                f"{os.path.basename(description.path)}")  # fmt: skip
-        record.note("bad_label", os.path.relpath(path, description.root), text)
+    if not description.polygons:
+        _note_ambiguity(record, description, all_rows, labels)
     if not record.images:
         record.note("no_images", description.path, f"no images in {', '.join(description.sources[split])}")
-    _note_lone_labels(record, paths)
+    elif not any(map(os.path.isfile, labels.values())):
+        record.hint = f"; labels looked for: {labels[paths[0]]}, ..."
+    _note_lone_labels(record, set(labels.values()))
     return record
 
 
-def _note_lone_labels(record: SplitRecord, paths: list[str]) -> None:
-    expected = {label_file(path) for path in paths}
+def _relative(path: str, description: YoloDescription) -> str:
+    relative = os.path.relpath(path, description.root)
+    return path if relative.startswith("..") else relative
+
+
+def _label_files(images: list[str]) -> dict[str, str]:
+    """The label file of each image, also in another Unicode form or case; where there is none, its usual place."""
+    finders: dict[str, ImageFinder] = {}
+    files = {}
+    for image in images:
+        folder, name = os.path.split(label_file(image))
+        finder = finders.setdefault(folder, ImageFinder(folder))
+        files[image] = os.path.join(folder, finder.find(name) or name)
+    return files
+
+
+def _note_ambiguity(
+    record: SplitRecord, description: YoloDescription, rows: list[tuple[str, LabelRow]], labels: dict[str, str]
+) -> None:
+    row = ambiguous_row([row for _, row in rows])
+    if row is not None:
+        path = next(path for path, other in rows if other is row)
+        text = f"{labels[path]}: polygons, or {row.doubt}? Set kpt_shape: [keypoints, values] or task: segment in "
+        record.note("bad_label", _relative(path, description), text + os.path.basename(description.path))
+
+
+def _note_lone_labels(record: SplitRecord, expected: set[str]) -> None:
     for folder in sorted({os.path.dirname(label) for label in expected}):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             label = os.path.join(folder, name)

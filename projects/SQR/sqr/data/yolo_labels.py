@@ -20,14 +20,16 @@ class LabelRow:
     Attributes:
         label: class number.
         box: ``(cx, cy, width, height)`` as shares of the image.
-        polygon: the row held a polygon, whose enclosing box this is.
-        doubt: what the row can be instead of a polygon; empty if nothing else.
+        numbers: how many the row has after its class.
+        doubt: what a polygon's row can be instead; empty if nothing else.
+        certain_doubt: it can be that in every respect.
     """
 
     label: int
     box: tuple[float, float, float, float]
-    polygon: bool = False
+    numbers: int = 4
     doubt: str = ""
+    certain_doubt: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,24 +100,35 @@ def _box_of(label: int, numbers: list[float], keypoint_values: int) -> LabelRow 
         return LabelRow(label, tuple(numbers[:4]))
     (left, right), (top, bottom) = ((min(v), max(v)) for v in (numbers[::2], numbers[1::2]))
     box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-    return LabelRow(label, box, polygon=True, doubt=_doubt(numbers))
+    return LabelRow(label, box, count, *_doubt(numbers))
 
 
-def _doubt(numbers: Sequence[float]) -> str:
-    """What a row of numbers can be if not a polygon."""
+def _doubt(numbers: Sequence[float]) -> tuple[str, bool]:
+    """What a row of numbers can be if not a polygon, and whether nothing speaks against it."""
     cx, cy, w, h, *rest = numbers
     if len(rest) == 2:
-        return "a box, a score and a track" if rest[1].is_integer() and w > 0 and h > 0 else ""
+        return ("a box, a score and a track", True) if rest[1].is_integer() and min(w, h) > 0 else ("", False)
     if min(cx - w / 2, cy - h / 2) < -_INSIDE or max(cx + w / 2, cy + h / 2) > 1 + _INSIDE:
-        return ""
+        return "", False
 
     def inside(x: float, y: float) -> bool:
         return (x, y) == (0, 0) or (abs(x - cx) <= w / 2 + _INSIDE and abs(y - cy) <= h / 2 + _INSIDE)
 
-    for values in (2, 3):
-        if len(rest) % values == 0 and all(map(inside, rest[::values], rest[1::values])):
-            return f"a box and {len(rest) // values} keypoints of {values} values"
-    return ""
+    text = f"a box and {len(rest)} numbers of keypoints"
+    shapes = [values for values in (2, 3) if len(rest) % values == 0]
+    return text, any(all(map(inside, rest[::values], rest[1::values])) for values in shapes)
+
+
+def ambiguous_row(rows: Sequence[LabelRow]) -> LabelRow | None:
+    """A polygon of a split that can as well be something else, because all of them can; None if they are polygons.
+
+    Keypoints may lie outside their box. But they are equally many in every row, which polygons hardly ever are.
+    """
+    polygons = [row for row in rows if row.numbers > 4]
+    if not polygons or not all(row.doubt for row in polygons):
+        return None
+    equally_many = len(polygons) > 1 and len({row.numbers for row in polygons}) == 1 and polygons[0].numbers >= 10
+    return polygons[0] if equally_many or all(row.certain_doubt for row in polygons) else None
 
 
 def absolute_box(row: LabelRow, size: tuple[int, int]) -> list[float]:

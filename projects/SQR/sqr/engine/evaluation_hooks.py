@@ -12,9 +12,10 @@ from pathlib import Path
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 
 from ..checkpoint.checkpointer import BestCheckpointer
-from ..files import write_atomically
+from ..files import append_row, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ class EvaluationHistory:
         if not comm.is_main_process() or not self.path.exists() or start_iter == 0:
             return
         try:
-            entries = json.loads(self.path.read_text())
-            self._entries = [entry for entry in entries if entry["iteration"] < start_iter]
-        except (ValueError, KeyError, TypeError):
+            entries = json.loads(self.path.read_bytes())
+            self._entries = [_checked_entry(entry) for entry in entries if entry["iteration"] < start_iter]
+        except (ValueError, KeyError, TypeError, RecursionError):
             logger.warning(
                 "%s is not readable: the evaluations before iteration %d are forgotten", self.path, start_iter
             )
@@ -52,9 +53,19 @@ class EvaluationHistory:
             return
         flat = {key: float(value) for key, value in flatten_results_dict(results).items()}
         flat = {key: value if math.isfinite(value) else None for key, value in flat.items()}
+        self._entries = [entry for entry in self._entries if entry["iteration"] != iteration]
         self._entries.append({"iteration": iteration, **flat})
         text = json.dumps(self._entries, indent=1)
         write_atomically(self.path, lambda file: file.write(text.encode()))
+        append_row(self.path.with_name("metrics.json"), self._entries[-1])
+
+    @property
+    def entries(self) -> tuple[dict, ...]:
+        return tuple(self._entries)
+
+    def names(self) -> set[str]:
+        """Of the metrics that the evaluations gave."""
+        return {name for entry in self._entries for name in entry} - {"iteration"}
 
     def has(self, iteration: int) -> bool:
         return any(entry["iteration"] == iteration for entry in self._entries)
@@ -112,6 +123,13 @@ class EvaluationHook(hooks.EvalHook):
             self._history.add(self.trainer.completed, results)
         return results
 
+    def make_up(self) -> None:
+        """Evaluate a training that is complete and whose last evaluation was interrupted."""
+        if _agreed(not self._history.has(self.trainer.completed)):
+            logger.info("Evaluating after iteration %d, which the run before did not finish", self.trainer.completed)
+            with EventStorage(self.trainer.completed) as self.trainer.storage:
+                self._evaluate()
+
     def before_train(self) -> None:
         last = self.trainer.completed
         if _agreed(is_due(self._period, last + 1) and not self._history.has(last)):
@@ -161,13 +179,14 @@ class BestCheckpoint(HookBase):
 
     def after_step(self) -> None:
         if is_due(self._period, self.trainer.iter + 1) and self.trainer.iter + 1 != self.trainer.max_iter:
-            self._check()
+            self.check()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            self._check()
+            self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Save if the last evaluation is the best."""
         problem = self._history.missing(self._metric)
         if problem:
             logger.warning("train.best_checkpoint.metric: %s; %s.pth is not written", problem, self.NAME)
@@ -228,6 +247,14 @@ class EarlyStopping(HookBase):
         if reason:
             logger.info("Stopping early: %s", reason)
             self.trainer.stop_early = True
+
+
+def _checked_entry(entry: dict) -> dict:
+    if type(entry["iteration"]) is not int:
+        raise TypeError("iteration")
+    return {key: None if value is None else float(value) for key, value in entry.items() if key != "iteration"} | {
+        "iteration": entry["iteration"]
+    }
 
 
 def is_due(period: int, done: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from detectron2.solver import WarmupParamScheduler
@@ -10,6 +11,10 @@ from torch import nn
 
 from ..errors import UserError
 
+# The numbered block that a parameter of a backbone belongs to.
+_LAYER = re.compile(
+    r"(net\.|model\.|bottom_up\.)*(features\.\d+|(?!conv|norm|bn)[a-z]+[._]?\d+(\.(blocks\.)?\d+)?)(?=\.)"
+)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -19,6 +24,7 @@ def get_param_groups(
     base_lr: float,
     weight_decay: float,
     lr_multipliers: Mapping[str, float] | None = None,
+    layer_decay: Mapping[str, float] | None = None,
     weight_decay_norm: float | None = None,
 ) -> list[dict]:
     """Trainable parameters grouped by learning rate and weight decay.
@@ -30,15 +36,18 @@ def get_param_groups(
         lr_multipliers: pattern to factor. A pattern is one or several whole components of a parameter's
             dotted name: ``sampling_offsets`` takes ``decoder.0.attn.sampling_offsets.weight``. The first
             that fits wins.
+        layer_decay: module to factor, ``{"backbone": 0.8}``: the rate of the module's last layer stays, that of each
+            layer before it is multiplied by the factor once more, as ViTDet does. A layer is a numbered block
+            (``res3.1``, ``blocks.7``, ``stages_2.blocks.5``), or an embedding or stem before the first one.
         weight_decay_norm: another weight decay for the parameters of normalisation layers; None for the same.
 
     Returns:
         Groups with ``params``, ``lr`` and ``weight_decay``, in the order in which the model names them.
 
     Raises:
-        UserError: a pattern names no parameter (of this model, trainable or not).
+        UserError: a pattern or a module of ``layer_decay`` names no parameter (of this model, trainable or not).
     """
-    multipliers = dict(lr_multipliers or {})
+    multipliers, decays = dict(lr_multipliers or {}), _layer_factors(model, layer_decay or {})
     unused, names = set(multipliers), []
     seen: set[int] = set()
     groups: dict[tuple[float, float], list] = {}
@@ -51,7 +60,7 @@ def get_param_groups(
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            lr = base_lr * (multipliers[fitting[0]] if fitting else 1.0)
+            lr = base_lr * (multipliers[fitting[0]] if fitting else 1.0) * decays.get(name, 1.0)
             own_decay = weight_decay_norm is not None and isinstance(module, _NORMS)
             groups.setdefault((lr, weight_decay_norm if own_decay else weight_decay), []).append(parameter)
     if unused:
@@ -63,6 +72,24 @@ def get_param_groups(
     if not groups:
         raise UserError("the model has no trainable parameter")
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:
+    """The factor of each parameter of the modules that ``layer_decay`` names."""
+    factors: dict[str, float] = {}
+    for module, decay in layer_decay.items():
+        depths: dict[str, int] = {}
+        layers: list[str] = []
+        for name, _ in model.named_parameters(remove_duplicate=False):
+            if name.startswith(f"{module}."):
+                layer = _LAYER.match(name.removeprefix(f"{module}."))
+                if layer and not any(known.startswith(layer[0]) for known in layers[-1:]):
+                    layers.append(layer[0])
+                depths[name] = len(layers)  # what is in no block belongs to the one before it
+        if not depths:
+            raise UserError(f"layer_decay: no parameter is in a module {module!r}")
+        factors |= {name: decay ** (len(layers) - depth) for name, depth in depths.items()}
+    return factors
 
 
 def step_schedule(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,11 +25,15 @@ from ..errors import UserError, as_user_error
 from ..evaluation.validation_pictures import ValidationPictures
 from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
+from .freezing import freeze
+from .optimizer_state import check_settings
+from .run_folder import locked
 from .saving import run_and_save
+from .startup import record_config
 from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
-from .writers import default_writers, write_results
+from .writers import MetricsHook, default_writers, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +56,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     device = resolve_device(cfg.train.device)
     with as_user_error(ValueError, prefix="model: "):
         model = instantiate(cfg.model)
+    freeze(model, cfg.train.get("freeze") or [])
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
@@ -75,7 +81,10 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The config's optimizer over the parameters of a model, wrapped or not."""
     cfg = editable(cfg)
     cfg.optimizer.params.model = unwrap(model)
-    return instantiate(cfg.optimizer)
+    with as_user_error(ValueError, TypeError, prefix="optimizer: "):
+        optimizer = instantiate(cfg.optimizer)
+    check_settings(optimizer)
+    return optimizer
 
 
 def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
@@ -104,6 +113,31 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
     )
 
 
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Detectron2's hook, whose ``max_to_keep`` also counts what a resumed run finds in the folder.
+
+    An older checkpoint is deleted only once an iteration with the newer one's weights gave a finite loss.
+    """
+
+    def before_train(self) -> None:
+        super().before_train()
+        self._keep, self.max_to_keep = self.max_to_keep, None
+
+    def after_step(self) -> None:
+        self._delete_old()
+        super().after_step()
+
+    def after_train(self) -> None:
+        super().after_train()
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        if self._keep is not None:
+            for path in self.checkpointer.numbered(until=self.trainer.completed)[: -self._keep]:
+                Path(path).unlink(missing_ok=True)
+
+
 def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
     """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
 
@@ -117,8 +151,14 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
 
     Raises:
         TrainingInterrupted: stopped by a signal; a checkpoint was saved.
-        UserError: whatever else ended it; what was done is saved where it can be.
+        UserError: another process trains into the folder, or whatever else ended it; what was done is saved where it
+            can be.
     """
+    with locked(cfg.train.output_dir) if comm.is_main_process() else nullcontext():
+        return _train(cfg, args, do_test)
+
+
+def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
     model = create_ddp_model(build_model(cfg), **cfg.train.ddp)
     trainer = build_trainer(cfg, model)
     _log_length(cfg, trainer.data_loader)
@@ -138,25 +178,39 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
                 trainer.storage.put_image(name, picture)
         return results
 
+    is_main = comm.is_main_process()
+    evaluation = EvaluationHook(cfg.train.eval_period, run_evaluation, history)
+    best = _best_checkpoint(cfg, model, averaged, history)
     # What saves comes before what may fail; what decides on an evaluation comes after it.
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             BaseLRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             EMAHook(ema) if ema is not None else None,
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if comm.is_main_process() else None,
-            EvaluationHook(cfg.train.eval_period, run_evaluation, history),
-            _best_checkpoint(cfg, model, averaged, history),
+            MetricsHook(cfg.train.output_dir, cfg.train.log_period, history) if is_main else None,
+            PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+            evaluation,
+            best,
             stopping,
             *_own_hooks(cfg),
         ]
     )
     start_iter = _load(cfg, args, model, trainer, checkpointer)
     history.load(start_iter)
+    if is_main:
+        used = editable(cfg)
+        used.train.seed = trainer.seed
+        with as_user_error(OSError, prefix="train.output_dir: "):
+            record_config(used)
     reason = stopping.reached() if stopping is not None else ""
     if reason or start_iter >= cfg.train.max_iter:
         logger.info("Training is complete: %d of %d iterations. %s", start_iter, cfg.train.max_iter, reason)
-        return evaluate_with_ema(cfg, model, ema, do_test)
+        if history.has(trainer.completed) or reason:
+            return evaluate_with_ema(cfg, model, ema, do_test)
+        evaluation.make_up()
+        if best is not None:
+            best.check()
+        return results
     if comm.is_main_process():
         trainer.register_hooks([hooks.PeriodicWriter(_writers(cfg), period=cfg.train.log_period)])
     run_and_save(trainer, checkpointer, cfg.train.max_iter)

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer, CheckpointError
-from ..errors import TrainingInterrupted, UserError, one_line
+from ..errors import NonFiniteError, TrainingInterrupted, UserError, one_line
 from .trainer import Trainer, TrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,10 @@ def run_and_save(trainer: Trainer, checkpointer: Checkpointer, max_iter: int) ->
         trainer.train(trainer.completed + 1, max_iter)
     except TrainingStopped as stop:
         raise _interrupted(stop, trainer, checkpointer) from None
+    except NonFiniteError as error:
+        if comm.is_main_process():
+            error.args = (f"{one_line(error)}. {_after_divergence(trainer, checkpointer)}",)
+        raise
     except CheckpointError:
         raise
     except UserError as error:
@@ -52,7 +56,7 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
         text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
         text += "Go on with the same command and --resume"
     else:
-        text = f"{stop} during the last evaluation; training is complete. Run it again with --eval-only"
+        text = f"{stop} during the last evaluation; training is complete. The same command with --resume evaluates"
     return TrainingInterrupted(text, stop.signal_number)
 
 
@@ -73,6 +77,16 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
         logger.warning("The iterations since the last checkpoint could not be saved: %s", one_line(error))
         return ""
     return again
+
+
+def _after_divergence(trainer: Trainer, checkpointer: Checkpointer) -> str:
+    """Keep the last weights that gave a finite loss, and say what to change: unchanged, the run diverges again."""
+    rate = max(group.get("initial_lr", group["lr"]) for group in trainer.optimizer.param_groups)
+    last = checkpointer.withdraw(trainer.completed)
+    change = f"a lower optimizer.lr (the highest rate is {rate:.3g}) or a smaller train.clip_grad.max_norm"
+    if last is None:
+        return f"No checkpoint was saved; start again with {change}"
+    return f"The last good checkpoint is {last}: go on from it with --resume and {change}"
 
 
 def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:

@@ -20,16 +20,18 @@ import sqr
 
 from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
+from ..host_memory import keep_freed_memory
 from ..runs import command_line
 from .rng import seed_process
+from .run_folder import locked, set_aside_earlier_run
 from .wandb_writer import import_wandb
 
 
 def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Prepare ``cfg.train.output_dir``, loggers and seeds.
 
-    Writes ``log.txt``, ``config.yaml`` (of a training run: it reproduces the run; command, versions and git state
-    stand above it) and ``environment.txt`` (the same and all versions below).
+    Writes ``log.txt`` and ``environment.txt`` (command, versions and git state, and all versions below). A training
+    that does not resume moves the files of an earlier run in the folder aside.
 
     Raises:
         UserError: the output folder cannot be written.
@@ -37,9 +39,13 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     output_dir = Path(cfg.train.output_dir)
     if not args.eval_only and (cfg.train.get("wandb") or {}).get("enabled"):
         import_wandb()  # its absence is found before anything is loaded
+    earlier = None
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             output_dir.mkdir(parents=True, exist_ok=True)
+        if not args.resume and not args.eval_only:
+            with locked(output_dir):
+                earlier = set_aside_earlier_run(output_dir)
     comm.synchronize()
     rank = comm.get_rank()
     with as_user_error(OSError, prefix="train.output_dir: "):
@@ -49,8 +55,10 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
             (output_dir / "environment.txt").write_text(describe_environment())
-            if not args.eval_only or not (output_dir / "config.yaml").exists():
-                save_config(cfg, str(output_dir / "config.yaml"), header=describe_run())
+            if args.eval_only and not (output_dir / "config.yaml").exists():
+                record_config(cfg)
+        if earlier is not None:
+            logger.warning("%s held an earlier run, which is now in %s", output_dir, earlier)
     logger.info("Command: %s", command_line())
     logger.info(
         "Processes: %d  device: %s  seed: %d  output: %s (config.yaml, environment.txt, log.txt)",
@@ -59,8 +67,15 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     advice = "" if args.eval_only or not args.config_file else learning_rate_advice(cfg, args.config_file)
     if advice:
         logger.warning("%s", advice)
+    if torch.device(cfg.train.device).type == "cpu" and cfg.train.get("keep_freed_memory", True):
+        keep_freed_memory()
     seed_process(cfg.train.seed)
     torch.backends.cudnn.benchmark = bool(cfg.train.cudnn_benchmark) and not args.eval_only
+
+
+def record_config(cfg: DictConfig) -> None:
+    """Write ``config.yaml``: what the run uses, on resuming after the checkpoint was loaded."""
+    save_config(cfg, str(Path(cfg.train.output_dir) / "config.yaml"), header=describe_run())
 
 
 def describe_run() -> str:
@@ -68,7 +83,7 @@ def describe_run() -> str:
     versions = [f"sqr {sqr.__version__}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision")]
     versions += [f"detectron2 {detectron2.__version__}", f"Python {platform.python_version()}"]
-    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {_git_state()}"
+    return f"command: {command_line()}\nversions: {', '.join(versions)}\ngit: {git_state()}"
 
 
 def describe_environment() -> str:
@@ -76,7 +91,8 @@ def describe_environment() -> str:
     return f"{describe_run()}\n\n{collect_env_info()}"
 
 
-def _git_state() -> str:
+def git_state() -> str:
+    """The commit of the package's checkout, followed by "with changes" where there are uncommitted ones."""
     folder = Path(sqr.__file__).parent
 
     def git(*command: str) -> str:

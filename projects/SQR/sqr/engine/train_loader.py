@@ -146,11 +146,24 @@ class TrainLoader:
             # A generator of its own: the default one would take a number from the training process's stream.
             generator=torch.Generator().manual_seed(self.seed),
         )
-        for batch in loader:
+        for batch in batches_of(loader):
             for sample in batch:
                 if isinstance(sample, _Unreadable):
                     raise UserError(sample.message)
             yield batch if self.collate_fn is None else self.collate_fn(batch)
+
+
+def batches_of(loader: Iterable[list]) -> Iterator[list]:
+    """The batches of a loader; the end of one of its processes is a UserError."""
+    try:
+        yield from loader
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a data loading process ended ({one_line(error)[:120]}); it was killed, often for want of memory: lower "
+            "dataloader.train.num_workers or the image sizes"
+        ) from error
 
 
 class ForeignLoader:

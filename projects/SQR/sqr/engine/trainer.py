@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import SimpleTrainer, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..decoder import RecollectingDecoder
+from ..distributed import unwrap
 from ..errors import NonFiniteElsewhereError, NonFiniteError, UsageError, UserError, one_line
 from ..structures import BatchTotals
+from .optimizer_state import names_of_groups, restore
 from .rng import plan_draw, seed_step
 from .train_loader import TrainLoader
 
@@ -126,9 +128,27 @@ class Trainer(SimpleTrainer):
                         raise TrainingStopped(stop)
                 else:
                     self.iter += 1
-            finally:
+            except BaseException:
+                self._end_hooks()
+                raise
+            else:
                 self.after_train()
+            finally:
                 self._close_loader()
+
+    def after_train(self) -> None:
+        self.storage.iter = max(self.completed, 0)  # results of the end are those of the last iteration
+        for hook in self._hooks:
+            hook.after_train()
+
+    def _end_hooks(self) -> None:
+        """End every hook after an error, which a second failure must not hide."""
+        self.storage.iter = max(self.completed, 0)
+        for hook in self._hooks:
+            try:
+                hook.after_train()
+            except Exception as error:
+                logger.warning("%s, at the end: %s", type(hook).__name__, one_line(error))
 
     def _close_loader(self) -> None:
         """End the loader's worker processes now, not when the last reference to them goes."""
@@ -276,12 +296,14 @@ class Trainer(SimpleTrainer):
     def state_dict(self) -> dict:
         state = super().state_dict()
         state.update(iteration=self.completed, seed=self.seed, samples_seen=self.samples_seen)
+        state["parameter_names"] = names_of_groups(self.optimizer, unwrap(self.model))
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
+        TrainerBase.load_state_dict(self, state_dict)
+        restore(self.optimizer, state_dict["optimizer"], state_dict.get("parameter_names"), unwrap(self.model))
         if state_dict["seed"] != self.seed:
             logger.warning(
                 "Going on with seed %d of the checkpoint, not %d: the run stays the one that was started.",

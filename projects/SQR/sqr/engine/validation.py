@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..distributed import unwrap
-from ..errors import UserError, as_user_error, one_line
+from ..errors import NonFiniteError, UserError, as_user_error, one_line
+from ..evaluation.finite_outputs import FiniteOutputs, require_finite_weights
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
         ``dataloader.evaluator``.
 
     Raises:
+        NonFiniteError: a weight, a score or a box is not finite.
         UserError: the test data cannot be used, or an image of it cannot be read.
     """
     if cfg.dataloader.get("evaluator") is None:
@@ -34,8 +36,11 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     with as_user_error(ValueError, OSError, prefix="dataloader.test: "):
         loader = instantiate(cfg.dataloader.test)
         evaluator = instantiate(cfg.dataloader.evaluator)
+    require_finite_weights(unwrap(model))
     try:
-        results = inference_on_dataset(unwrap(model), loader, evaluator)
+        results = inference_on_dataset(unwrap(model), loader, [FiniteOutputs(), evaluator])
+    except NonFiniteError as error:
+        raise NonFiniteError(f"evaluation: {one_line(error)}") from error
     except (UserError, OSError, SyntaxError, SizeMismatchError) as error:
         raise UserError(f"evaluation: {_of_worker(error)}") from error
     if comm.is_main_process() and results:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import re
 import resource
 import sys
@@ -12,22 +10,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventStorage,
     EventWriter,
-    JSONWriter,
     TensorboardXWriter,
     get_event_storage,
 )
 
+from ..files import append_row, json_line, read_rows, write_atomically
+from .evaluation_hooks import EvaluationHistory
+
 
 def default_writers(output_dir: str, max_iter: int, more: Sequence[EventWriter] = ()) -> list[EventWriter]:
-    """Console, ``metrics.json``, ``more`` and TensorBoard, which comes last because it clears pictures."""
+    """Console, ``more`` and TensorBoard, which comes last because it clears pictures."""
     return [
         ConsoleWriter(max_iter),
-        JSONWriter(str(Path(output_dir) / "metrics.json")),
         *more,
         TensorboardXWriter(output_dir),
     ]
@@ -89,11 +89,55 @@ class ConsoleWriter(CommonMetricPrinter):
 def write_results(results: Mapping, output_dir: str, **extra: float | str) -> None:
     """Append evaluation results to ``metrics.json`` as one line of flat keys (``bbox/AP``)."""
     flat = {k: float(v) for k, v in flatten_results_dict(results).items()}
-    # NaN (the AP of a class without objects) is not JSON.
-    flat = {k: v if math.isfinite(v) else None for k, v in flat.items()}
-    with open(Path(output_dir) / "metrics.json", "a") as file:
-        file.write(json.dumps({**flat, **extra}, sort_keys=True) + "\n")
+    append_row(Path(output_dir) / "metrics.json", {**flat, **extra})
     logging.getLogger(__name__).info("Results added to %s", Path(output_dir) / "metrics.json")
+
+
+class MetricsHook(HookBase):
+    """Losses and rates in ``metrics.json``, a JSON line every ``period`` iterations.
+
+    To be registered before what saves: a checkpoint is never ahead of the file. A resumed run drops the lines of
+    iterations that it runs again, and torn ones, and adds evaluations that are missing, so the file ends up with the
+    lines of an uninterrupted run. Evaluations are written by their history.
+
+    Args:
+        output_dir: of the run.
+        period: iterations between lines.
+        history: of the run's evaluations.
+    """
+
+    def __init__(self, output_dir: str | Path, period: int, history: EvaluationHistory):
+        self._path, self._period, self._history = Path(output_dir) / "metrics.json", period, history
+        self._last = -1
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        rows = [row for row in read_rows(self._path) if _is_before(row, start)]
+        known = {row["iteration"] for row in rows if self._history.names() & set(row) and "iteration" in row}
+        rows += [entry for entry in self._history.entries if entry["iteration"] not in known]
+        write_atomically(self._path, lambda file: file.write("".join(map(json_line, rows)).encode()))
+        self._last = start - 1
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period == 0 or self.trainer.iter == self.trainer.max_iter - 1:
+            self._write()
+
+    def after_train(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        rows: dict[int, dict] = {}
+        for name, (value, iteration) in self.trainer.storage.latest_with_smoothing_hint(20).items():
+            if iteration > self._last and name not in self._history.names() and name != "eta_seconds":
+                rows.setdefault(iteration, {"iteration": iteration})[name] = value
+        for iteration in sorted(rows):
+            append_row(self._path, rows[iteration])
+            self._last = iteration
+
+
+def _is_before(row: dict, start: int) -> bool:
+    iteration = row.get("iteration")
+    return iteration is None or (isinstance(iteration, int) and iteration < start)
 
 
 def _peak_memory_mb() -> float:

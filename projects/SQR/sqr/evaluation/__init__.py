@@ -8,6 +8,7 @@ only by the functions that draw.
 from __future__ import annotations
 
 from .analysis import StageAnalysis, analyze
+from .coco_evaluator import BoxEvaluator, evaluate_boxes
 from .comparison import compare, format_comparison
 from .evaluator import StageEvaluator, StageInference
 from .figures import write_figures
@@ -19,6 +20,7 @@ from .table_output import format_summary
 from .tables import DetectionTable, StagePredictions
 
 __all__ = [
+    "BoxEvaluator",
     "DetectionTable",
     "StageAnalysis",
     "StageEvaluator",
@@ -28,6 +30,7 @@ __all__ = [
     "analyze_model",
     "compare",
     "draw_stage_strip",
+    "evaluate_boxes",
     "format_comparison",
     "format_summary",
     "from_coco_results",

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import ground_truth as ground_truth_module
 from .average_precision import COCO_IOUS, ClassCurve, class_curves, coco_metrics, precision_at_recalls
+from .chance import DRAWS, Chance, generators
 from .ground_truth import AREA_NAMES, AREA_RANGES, GroundTruth
 from .matching import match
 from .oracle import oracle_curves, oracle_metrics, oracle_precision, oracle_scores
@@ -37,6 +38,8 @@ class StageAnalysis:
         epsilons: what counts as marginal.
         curves: ``S`` lists of class curves over all areas, kept for the bootstrap.
         oracle_curves: the same for the oracle, one list a threshold; None without query ids.
+        chance: oracle AP by chance, see :mod:`.chance`; None without query ids.
+        chance_curves: class curves of each draw of it, kept for the bootstrap.
         complete: False where some images of the annotation file were left out.
     """
 
@@ -48,6 +51,8 @@ class StageAnalysis:
     epsilons: tuple[float, ...]
     curves: list[list[ClassCurve]] = field(repr=False)
     oracle_curves: list[list[ClassCurve]] | None = field(repr=False)
+    chance: Chance | None = None
+    chance_curves: list[list[list[ClassCurve]]] = field(repr=False, default_factory=list)
     complete: bool = True
 
     def summary(self) -> dict:
@@ -62,10 +67,18 @@ class StageAnalysis:
                 "complete": self.complete,
                 "classes": list(self.gt.class_names),
                 "stages": self.stages,
-                "oracle": self.oracle,
+                "oracle": self._oracle_summary(),
                 "rates": [summarize_errors(e, self.gt, self.epsilons) for e in self.errors],
             }
         )
+
+    def _oracle_summary(self) -> dict | None:
+        if self.oracle is None or self.chance is None:
+            return self.oracle
+        gain = self.oracle["AP"] - self.stages[-1]["AP"]
+        by_chance = self.chance.mean - self.stages[-1]["AP"]
+        shares = {"gain": gain, "gain_by_chance": by_chance}
+        return {**self.oracle, **shares, "chance": self.chance.summary(self.oracle["AP"])}
 
 
 def analyze(
@@ -76,6 +89,7 @@ def analyze(
     epsilons: Sequence[float] = EPSILONS,
     max_dets: int = 100,
     rate_max_dets: int = 300,
+    chance_draws: int = DRAWS,
     predicted_images_only: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> StageAnalysis:
@@ -88,6 +102,7 @@ def analyze(
         epsilons: a case is marginal when no earlier stage was better by this much, in score or in IoU.
         max_dets: detections of an image and class that count for AP (COCO: 100).
         rate_max_dets: the same for the rates (released analysis code: 300).
+        chance_draws: random exchanges for the chance level of the oracle and of fading; 0 leaves it out.
         predicted_images_only: evaluate on the images that were predicted, for an interrupted run; by default
             images without predictions count as missed, as in the ordinary evaluation.
         progress: called with a line of text before every step.
@@ -108,14 +123,22 @@ def analyze(
         curves.append([_over_all_areas(c) for c in stage_curves])
         found.gt = found.gt[:, :1].copy()
         matches.append(found)
-    oracle, best_curves, errors = None, None, []
+    oracle, best_curves, errors, chance, chance_curves = None, None, [], None, []
     if predictions.has_query_ids:
         say("oracle")
         scores = oracle_scores(predictions.detections, matches, gt)
         best_curves = oracle_curves(predictions.detections[-1], matches[-1], gt, scores)
         oracle = oracle_metrics(oracle_precision(best_curves))
+        for n, rng in enumerate(generators(chance_draws), start=1):
+            say(f"oracle by chance, draw {n} of {chance_draws}")
+            scores = oracle_scores(predictions.detections, matches, gt, exchange=rng)
+            chance_curves.append(oracle_curves(predictions.detections[-1], matches[-1], gt, scores))
+        if chance_curves:
+            chance = Chance(tuple(oracle_metrics(oracle_precision(curves))["AP"] for curves in chance_curves))
         say("fading and exacerbation")
-        errors = find_errors(predictions.queries, gt, ious=rate_ious, max_dets=rate_max_dets)
+        errors = find_errors(
+            predictions.queries, gt, ious=rate_ious, max_dets=rate_max_dets, exchanges=generators(chance_draws)
+        )
     return StageAnalysis(
         predictions=predictions,
         gt=gt,
@@ -125,6 +148,8 @@ def analyze(
         epsilons=tuple(float(e) for e in epsilons),
         curves=curves,
         oracle_curves=best_curves,
+        chance=chance,
+        chance_curves=chance_curves,
         complete=len(gt.image_ids) == len(coco.imgs),
     )
 
@@ -171,7 +196,7 @@ def summarize_errors(errors: StageErrors, gt: GroundTruth, epsilons: Sequence[fl
     recoverable = misses.found.any(axis=0) if len(misses.found) else np.zeros(len(misses.gt), dtype=bool)
     return {
         "iou": errors.iou,
-        "fading": _summarize_cases(errors.true, gt, epsilons),
+        "fading": {**_summarize_cases(errors.true, gt, epsilons), **_fading_chance(errors)},
         "exacerbation": _summarize_cases(errors.false, gt, epsilons),
         "recoverable_misses": {
             "total": len(misses.gt),
@@ -181,6 +206,13 @@ def summarize_errors(errors: StageErrors, gt: GroundTruth, epsilons: Sequence[fl
         },
         "best_stage": best_stage_histogram(errors.true).tolist(),
     }
+
+
+def _fading_chance(errors: StageErrors) -> dict:
+    if not errors.fading_by_chance.size:
+        return {}
+    chance = Chance(tuple(100.0 * draw.mean() for draw in errors.fading_by_chance))
+    return {"chance": chance.summary(_rate(errors.true.bad.sum(), len(errors.true)))}
 
 
 def best_stage_histogram(cases: Cases) -> np.ndarray:
@@ -218,13 +250,7 @@ def _summarize_cases(cases: Cases, gt: GroundTruth, epsilons: Sequence[float]) -
 
 
 def _over_all_areas(curve: ClassCurve) -> ClassCurve:
-    return ClassCurve(
-        image=curve.image,
-        true=curve.true[:, :1].copy(),
-        false=curve.false[:, :1].copy(),
-        objects=curve.objects[:1],
-        object_image=curve.object_image,
-    )
+    return replace(curve, true=curve.true[:, :1].copy(), false=curve.false[:, :1].copy(), objects=curve.objects[:1])
 
 
 def _rate(part, whole) -> float:

@@ -9,7 +9,7 @@ equal detections, and the precision envelope over recall is the same for both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class ClassCurve:
 
     Attributes:
         image: ``(n,)`` image position.
+        rank: ``(n,)`` place among the detections of its image and class, by descending score.
         true: ``(T, A, n)`` bool, matched to an object that counts.
         false: ``(T, A, n)`` bool, unmatched and not ignored.
         objects: ``(A, M)`` bool over the class's ``M`` objects: those that count.
@@ -34,10 +35,18 @@ class ClassCurve:
     """
 
     image: np.ndarray
+    rank: np.ndarray
     true: np.ndarray
     false: np.ndarray
     objects: np.ndarray
     object_image: np.ndarray
+
+    def within(self, max_dets: int) -> ClassCurve:
+        """The curve of at most ``max_dets`` detections per image."""
+        keep = self.rank < max_dets
+        return replace(
+            self, image=self.image[keep], rank=self.rank[keep], true=self.true[..., keep], false=self.false[..., keep]
+        )
 
 
 def class_curves(
@@ -83,6 +92,7 @@ def class_curves(
         curves.append(
             ClassCurve(
                 image=detections.image[rows],
+                rank=matches.rank[rows],
                 true=on_object & ~ignored,
                 false=~on_object & ~ignored,
                 objects=counts[:, members],
@@ -121,6 +131,16 @@ def precision_at_recalls(curves: Sequence[ClassCurve], image_weights: np.ndarray
                 precision[t, :, k, a] = 0.0
                 precision[t, reached, k, a] = height[t, at[reached]]
     return precision
+
+
+def recalls(curves: Sequence[ClassCurve]) -> np.ndarray:
+    """``(T, K, A)`` share of the objects found by any detection; -1 for a class without objects in an area range."""
+    recall = -np.ones((curves[0].true.shape[0], len(curves), curves[0].true.shape[1]))
+    for k, curve in enumerate(curves):
+        positives = np.count_nonzero(curve.objects, axis=1)  # (A,)
+        found = np.count_nonzero(curve.true, axis=-1)  # (T, A)
+        recall[:, k, positives > 0] = found[:, positives > 0] / positives[positives > 0]
+    return recall
 
 
 def _running(flags: np.ndarray, weight: np.ndarray | None) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from .analysis import StageAnalysis
-from .average_precision import mean_precision, precision_at_recalls
+from .average_precision import ClassCurve, mean_precision, precision_at_recalls
 from .oracle import oracle_precision
 from .stage_errors import Cases
 from .table_output import text_table
@@ -87,10 +88,18 @@ def metric_functions(analysis: StageAnalysis) -> dict[str, Metric]:
     metrics = {f"AP stage {s + 1}": average_precision(s) for s in range(len(analysis.curves))}
     if analysis.oracle_curves is not None:
         metrics["AP oracle"] = lambda weights: mean_precision(oracle_precision(analysis.oracle_curves, weights))
+    if analysis.chance_curves:
+        by_chance = functools.partial(_mean_oracle, analysis.chance_curves)
+        metrics["AP oracle by chance"] = by_chance
+        metrics["AP oracle above chance"] = _difference(metrics["AP oracle"], by_chance)
     count = len(analysis.gt.image_ids)
     for errors in analysis.errors:
-        metrics[f"TP fading at IoU {errors.iou:g}"] = _case_rate(errors.true, count)
-        metrics[f"FP exacerbation at IoU {errors.iou:g}"] = _case_rate(errors.false, count)
+        fading = metrics[f"TP fading at IoU {errors.iou:g}"] = _case_rate(errors.true, errors.true.bad, count)
+        if errors.fading_by_chance.size:
+            chance = _case_rate(errors.true, errors.fading_by_chance.mean(axis=0), count)
+            metrics[f"TP fading at IoU {errors.iou:g} by chance"] = chance
+            metrics[f"TP fading at IoU {errors.iou:g} above chance"] = _difference(fading, chance)
+        metrics[f"FP exacerbation at IoU {errors.iou:g}"] = _case_rate(errors.false, errors.false.bad, count)
     return metrics
 
 
@@ -112,9 +121,18 @@ def _evaluate(metrics: list[dict[str, Metric]], labels: list[str], weights: np.n
     return np.asarray([[one.get(label, nothing)(weights) for one in metrics] for label in labels])
 
 
-def _case_rate(cases: Cases, num_images: int) -> Metric:
+def _mean_oracle(draws: list[list[list[ClassCurve]]], weights: np.ndarray) -> float:
+    return float(np.mean([mean_precision(oracle_precision(curves, weights)) for curves in draws]))
+
+
+def _difference(first: Metric, second: Metric) -> Metric:
+    return lambda weights: first(weights) - second(weights)
+
+
+def _case_rate(cases: Cases, share: np.ndarray, num_images: int) -> Metric:
+    """The mean of ``share`` (of each case, 0 to 1) over cases, in percent."""
     total = np.bincount(cases.image, minlength=num_images)
-    bad = np.bincount(cases.image[cases.bad], minlength=num_images)
+    bad = np.bincount(cases.image, weights=share.astype(np.float64), minlength=num_images)
 
     def rate(weights: np.ndarray) -> float:
         whole = weights @ total

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..files import write_json
 from ..structures import ImagePredictions
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
+from .finite_outputs import require_finite
 from .ground_truth import load_coco
 from .storage import write_meta, write_shard
 from .table_output import write_csv
@@ -56,7 +57,9 @@ class StageInference(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         outputs = []
-        for stages in self.model.forward_stages(batched_inputs):
+        for own, stages in zip(batched_inputs, self.model.forward_stages(batched_inputs), strict=True):
+            for name in ("scores", "boxes"):
+                require_finite(getattr(stages, name), name, own.get("image_id", own.get("file_name", "?")))
             instances = [
                 self.model.postprocessor(scores, boxes, stages.image_size)
                 for scores, boxes in zip(stages.scores, stages.boxes, strict=True)
@@ -268,10 +271,14 @@ def flat_metrics(result: StageAnalysis) -> dict[str, float]:
     flat = {f"AP-stage{s}": m["AP"] for s, m in enumerate(result.stages, start=1)}
     if result.oracle is not None:
         flat["oracle-AP"] = result.oracle["AP"]
+        if result.chance is not None:
+            flat["oracle-AP-by-chance"] = result.chance.mean
     for rate in result.summary()["rates"]:
         for name, key in (("TP-F", "fading"), ("FP-E", "exacerbation"), ("FN-R", "recoverable_misses")):
             value = rate[key]["rate"]
             flat[f"{name}@{rate['iou']:g}"] = float("nan") if value is None else value
+        if "chance" in rate["fading"]:
+            flat[f"TP-F-by-chance@{rate['iou']:g}"] = rate["fading"]["chance"]["mean"]
     return flat
 
 

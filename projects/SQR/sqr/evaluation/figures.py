@@ -91,7 +91,7 @@ def _stages_axis(axis, num_stages: int) -> None:
 
 
 def draw_ap_by_stage(analyses: Mapping[str, StageAnalysis]):
-    """AP, AP50 and AP75 (%) after every stage; the oracle as a level line."""
+    """AP, AP50 and AP75 (%) after every stage; the oracle as a level line, the oracle by chance as a dotted one."""
     figure, axes = _subplots(3, width=2.7)
     for axis, metric in zip(axes, ("AP", "AP50", "AP75"), strict=True):
         for n, ((name, analysis), style) in enumerate(zip(analyses.items(), _STYLES, strict=False)):
@@ -105,6 +105,11 @@ def draw_ap_by_stage(analyses: Mapping[str, StageAnalysis]):
                     linewidth=0.8,
                     alpha=0.6,
                 )
+                if metric == "AP" and analysis.chance is not None:
+                    axis.plot(
+                        [1, len(values)], [analysis.chance.mean] * 2, color=style["color"], linestyle=(0, (1, 3)),
+                        linewidth=1, label=f"oracle by chance, {name}",
+                    )  # fmt: skip
                 axis.annotate(
                     f"oracle, {name}", (0.02 + 0.5 * n, analysis.oracle[metric]), (0, 2), fontsize=7,
                     xycoords=("axes fraction", "data"), textcoords="offset points", color=style["color"],
@@ -117,7 +122,7 @@ def draw_ap_by_stage(analyses: Mapping[str, StageAnalysis]):
 
 
 def draw_rates(analyses: Mapping[str, StageAnalysis]):
-    """TP fading and FP exacerbation rates (%) by IoU threshold, the marginal part drawn hatched on top."""
+    """TP fading and FP exacerbation rates (%) by IoU threshold, the marginal part hatched, chance as a line across."""
     figure, axes = _subplots(2)
     titles = (("TP fading rate (%)", "true"), ("FP exacerbation rate (%)", "false"))
     width = 0.8 / len(analyses)
@@ -137,12 +142,17 @@ def draw_rates(analyses: Mapping[str, StageAnalysis]):
                     at, marginal, width, bottom=rate - marginal, facecolor="white", edgecolor="black", linewidth=0.6,
                     hatch="....", label="better by < 0.05" if not x and n == len(analyses) - 1 else None,
                 )  # fmt: skip
+                if kind == "true" and errors.fading_by_chance.size:
+                    level = 100 * errors.fading_by_chance.mean()
+                    axis.plot([at - width / 2, at + width / 2], [level] * 2, color="#c0392b", linewidth=1.4, zorder=4,
+                              label="by chance" if not x and not n else None)  # fmt: skip
                 axis.annotate(f"{rate:.1f}", (at, rate), (0, 2), textcoords="offset points", ha="center", fontsize=7)
         first = next(iter(analyses.values()))
         axis.set_xticks(range(len(first.errors)), [f"IoU {e.iou:g}" for e in first.errors])
         axis.set_ylabel(title)
         axis.margins(y=0.15)
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

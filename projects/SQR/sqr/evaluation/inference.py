@@ -14,6 +14,7 @@ from torch import nn
 
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis
 from .evaluator import StageEvaluator, StageInference
+from .finite_outputs import require_finite_weights
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def analyze_model(
         clip_boxes=clip_boxes,
         source=source,
     )
+    require_finite_weights(model)
     try:
         inference_on_dataset(StageInference(model), loader, evaluator)
     except KeyboardInterrupt:

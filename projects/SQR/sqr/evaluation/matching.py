@@ -25,12 +25,14 @@ class Matches:
 
     Attributes:
         gt: ``(T, A, D)`` int32 row of the ground truth, -1 where unmatched.
+        rank: ``(D,)`` place of a detection among those of its image and class, by descending score.
         kept: ``(D,)`` bool, False for detections beyond ``max_dets`` of their image and class.
         order: ``(D,)`` rows in the order of (image, label, descending score), ties in input order.
         ious: the thresholds.
     """
 
     gt: np.ndarray
+    rank: np.ndarray
     kept: np.ndarray
     order: np.ndarray
     ious: tuple[float, ...]
@@ -92,13 +94,14 @@ def match(
     """
     num_classes = max(len(gt.category_ids), 1)
     cell = detections.image.astype(np.int64) * num_classes + detections.label
-    order, rank = _order_in_cells(cell, detections.score)
-    kept = np.empty(len(detections), dtype=bool)
-    kept[order] = rank < max_dets
+    order, rank_in_order = _order_in_cells(cell, detections.score)
+    rank = np.empty_like(rank_in_order)
+    rank[order] = rank_in_order
+    kept = rank < max_dets
     rows = order[kept[order]]
     pairs = _candidate_pairs(detections, gt, cell, rows, floor=min(min(ious), 1 - 1e-10))
     matched = _greedy(pairs, gt, len(detections), ious, area_ranges)
-    return Matches(gt=matched, kept=kept, order=order, ious=tuple(float(i) for i in ious))
+    return Matches(gt=matched, rank=rank, kept=kept, order=order, ious=tuple(float(i) for i in ious))
 
 
 def _order_in_cells(cell: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .chance import partners
 from .ground_truth import AREA_RANGES, GroundTruth
 from .matching import Matches, match, pair_iou
 from .tables import DetectionTable, RowIndex
@@ -99,6 +100,8 @@ class StageErrors:
         true: last-stage true positives; ``true.bad`` faded.
         false: last-stage false positives; ``false.bad`` were exacerbated.
         misses: last-stage misses.
+        fading_by_chance: ``(draws, n)`` bool over the cases of ``true``: faded under the score changes of another query
+            with a like last score (:mod:`.chance`).
         outcome: ``S`` arrays ``(D,)`` int8 over each stage's table: 1 a true positive, 0 a false one, -1 neither.
     """
 
@@ -107,6 +110,7 @@ class StageErrors:
     false: Cases
     misses: Misses
     outcome: list[np.ndarray]
+    fading_by_chance: np.ndarray
 
     def verdict(self, stage: int, row: int) -> str:
         """``true``, ``false`` or ``ignored`` for a row of a stage's table, by that stage's own matching."""
@@ -119,6 +123,7 @@ def find_errors(
     *,
     ious: Sequence[float] = (0.5, 0.75),
     max_dets: int = 300,
+    exchanges: Sequence[np.random.Generator] = (),
 ) -> list[StageErrors]:
     """Follow every query of the last stage back through the stages.
 
@@ -127,6 +132,7 @@ def find_errors(
         gt: the objects.
         ious: thresholds; one result each.
         max_dets: detections of an image and class that take part (300 in the released code).
+        exchanges: one for each draw of the fading by chance.
 
     Raises:
         ValueError: rows without query ids.
@@ -140,7 +146,18 @@ def find_errors(
         if len(table):
             row = earlier[s]
             same[s] = (row >= 0) & stage.kept[row] & (table.label[row] == tables[-1].label)
-    return [_errors_at(t, tables, matches, gt, earlier, same) for t in range(len(matches[-1].ious))]
+    gains = np.stack([*_score_gains(tables, earlier), np.zeros(len(tables[-1]))])[:-1]
+    chance = [gains[:, partners(tables[-1].score, same, rng)] for rng in exchanges]
+    return [_errors_at(t, tables, matches, gt, earlier, same, chance) for t in range(len(matches[-1].ious))]
+
+
+def _score_gains(tables: Sequence[DetectionTable], earlier: np.ndarray) -> list[np.ndarray]:
+    """``E`` arrays ``(D,)``: the score of each last-stage row's query at an earlier stage, less its last one."""
+    last = tables[-1].score.astype(np.float64)
+    return [
+        np.where(row >= 0, table.score[row].astype(np.float64) - last, 0.0) if len(table) else np.zeros(len(last))
+        for table, row in zip(tables[:-1], earlier, strict=True)
+    ]
 
 
 def _same_query(tables: Sequence[DetectionTable]) -> np.ndarray:
@@ -158,17 +175,21 @@ def _errors_at(
     gt: GroundTruth,
     earlier: np.ndarray,
     same: np.ndarray,
+    chance: Sequence[np.ndarray],
 ) -> StageErrors:
     found = matches[-1].gt[t, 0]
     counts = np.append(~gt.crowd, False)
     true = np.flatnonzero(counts[found])
     false = np.flatnonzero((found < 0) & matches[-1].kept)
+    cases, aligned = _true_cases(true, found[true], tables, gt, earlier[:, true], same[:, true])
+    by_chance = [(aligned & (gains[:, true] > 0)).any(axis=0) for gains in chance]
     return StageErrors(
         iou=matches[-1].ious[t],
-        true=_true_cases(true, found[true], tables, gt, earlier[:, true], same[:, true]),
+        true=cases,
         false=_false_cases(t, false, tables, matches, counts, earlier[:, false], same[:, false]),
         misses=_misses(t, tables, matches, gt),
         outcome=[_outcome(m.gt[t, 0], m.kept, counts) for m in matches],
+        fading_by_chance=np.asarray(by_chance, dtype=bool).reshape(len(chance), len(true)),
     )
 
 
@@ -183,24 +204,27 @@ def _true_cases(
     gt: GroundTruth,
     earlier: np.ndarray,
     same: np.ndarray,
-) -> Cases:
+) -> tuple[Cases, np.ndarray]:
+    """The cases, and ``(E, n)`` where the earlier box was as good: same class, IoU not below the last one's."""
+
     def overlap(table: DetectionTable, at: np.ndarray, target: np.ndarray) -> np.ndarray:
         return pair_iou(table.box[at].astype(np.float64), gt.box[target], gt.crowd[target])
 
     last = tables[-1]
     iou = overlap(last, rows, objects)
     score = last.score[rows].astype(np.float64)
-    hit = np.zeros(same.shape, dtype=bool)
+    hit, aligned = np.zeros(same.shape, dtype=bool), np.zeros(same.shape, dtype=bool)
     score_gain, iou_gain = np.zeros(same.shape), np.zeros(same.shape)
     for s, table in enumerate(tables[:-1]):
         at = np.flatnonzero(same[s])
         gained = table.score[earlier[s, at]].astype(np.float64) - score[at]
         moved = overlap(table, earlier[s, at], objects[at]) - iou[at]
+        aligned[s, at] = moved >= 0
         good = (moved >= 0) & (gained > 0)
         hit[s, at[good]] = True
         score_gain[s, at[good]] = gained[good]
         iou_gain[s, at[good]] = moved[good]
-    return Cases(
+    cases = Cases(
         row=rows,
         earlier=earlier,
         hit=hit,
@@ -213,6 +237,7 @@ def _true_cases(
         label=last.label[rows],
         image=last.image[rows],
     )
+    return cases, aligned
 
 
 def _false_cases(

@@ -20,11 +20,13 @@ def summary_rows(summary: Mapping) -> list[tuple[str, str, str, float | int | No
         ]
     if summary["oracle"] is not None:
         rows += [("ap", "oracle", name, summary["oracle"][name]) for name in ("AP", "AP50", "AP75")]
+        rows += _chance_rows("ap", "oracle by chance", "AP", summary["oracle"])
     for rate in summary["rates"]:
         for key in ("fading", "exacerbation", "recoverable_misses"):
             section = f"{key} at IoU {rate['iou']:g}"
             part = rate[key]
             rows += [(section, "all", name, part[name]) for name in ("total", "bad", "rate")]
+            rows += _chance_rows(section, "by chance", "rate", part)
             rows += [(section, f"stage {s}", "better", n) for s, n in enumerate(part["by_stage"], start=1)]
             if key == "recoverable_misses":
                 continue
@@ -34,6 +36,13 @@ def summary_rows(summary: Mapping) -> list[tuple[str, str, str, float | int | No
             for name, counts in zip(summary["classes"], part["by_class"], strict=True):
                 rows += [(section, f"class {name}", metric, counts[metric]) for metric in ("total", "bad", "rate")]
     return rows
+
+
+def _chance_rows(section: str, item: str, metric: str, part: Mapping) -> list[tuple]:
+    """A chance level's rows; none where it was left out."""
+    chance = part.get("chance")
+    names = {"mean": metric, "spread": "spread", "excess": "excess"}
+    return [(section, item, text, chance[key]) for key, text in names.items()] if chance else []
 
 
 def write_csv(path: str | Path, summary: Mapping) -> None:
@@ -62,9 +71,13 @@ def format_summary(summary: Mapping) -> str:
     rows = [[f"stage {s}", *(m[n] for n in STAGE_METRICS)] for s, m in enumerate(summary["stages"], start=1)]
     if summary["oracle"] is not None:
         rows.append(["oracle", *(summary["oracle"].get(n) for n in STAGE_METRICS)])
+        if "chance" in summary["oracle"]:
+            rows.append(["oracle by chance", summary["oracle"]["chance"]["mean"], *[None] * (len(STAGE_METRICS) - 1)])
     parts = [text_table(["", *STAGE_METRICS], rows)]
     if summary["rates"]:
-        parts.append(text_table(("rate (%)", "IoU", "rate", "bad", "of", "margin < 0.05"), rate_rows(summary)))
+        parts.append(
+            text_table(("rate (%)", "IoU", "rate", "by chance", "bad", "of", "margin < 0.05"), rate_rows(summary))
+        )
     else:
         parts.append("No query ids, so no fading, exacerbation and oracle.")
     if not summary["complete"]:
@@ -73,13 +86,14 @@ def format_summary(summary: Mapping) -> str:
 
 
 def rate_rows(summary: Mapping) -> list[list]:
-    """Rows ``(name, IoU, rate, bad, total, marginal share at 0.05)`` of a summary's rates."""
+    """Rows ``(name, IoU, rate, rate by chance, bad, total, marginal share at 0.05)`` of a summary's rates."""
     names = {"fading": "TP fading", "exacerbation": "FP exacerbation", "recoverable_misses": "recoverable FN"}
     return [
         [
             title,
             f"{rate['iou']:g}",
             rate[key]["rate"],
+            rate[key].get("chance", {}).get("mean"),
             rate[key]["bad"],
             rate[key]["total"],
             rate[key].get("marginal", {}).get("0.05"),

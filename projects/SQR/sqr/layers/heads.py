@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..ops import autocast_dtype, without_autocast
 from .mlp import MLP
@@ -28,8 +27,6 @@ def in_float32(network: nn.Module, x: Tensor) -> Tensor:
     bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several
     pixels of a large image, and casting the result afterwards does not bring them back.
     """
-    if has_torch_function_unary(x):  # whoever plays autocast for tensors without a device has to see this
-        return handle_torch_function(in_float32, (x,), network, x)
     if autocast_dtype(x) is None:
         out = network(x)
         return out.to(torch.promote_types(out.dtype, torch.float32))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import _library
 from .reference import adaptive_mix_reference, adaptive_sample_reference, ms_deform_attn_reference
@@ -186,17 +185,12 @@ def operand(value: Tensor) -> Tensor:
     The CUDA kernels read 16-bit numbers, all else float32 (float64 for float64). What an operator returns is in the
     dtype of the value that it got.
     """
-    keeps = value.device.type != "cpu" and _takes_compiled(value)  # meta tensors stand for a GPU's
+    keeps = value.is_cuda and _takes_compiled(value)
     return value if keeps else value.to(_library.accumulation_dtype(value))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What autocast is on for, on the device of ``x``; None where it is off, and on devices that know none.
-
-    A ``TorchFunctionMode`` is asked first: it can play autocast for tensors without a device.
-    """
-    if has_torch_function_unary(x):
-        return handle_torch_function(autocast_dtype, (x,), x)
+    """The dtype of autocast on the device of ``x``; None where it is off and on devices without autocast."""
     return torch.get_autocast_dtype(x.device.type) if _autocasts(x) else None
 
 

@@ -3,7 +3,7 @@
 // With SQR_EMULATED the same file is compiled for the host and registers under the CPU key of another namespace, for
 // the tests.
 #ifdef SQR_EMULATED
-#include "../emulation/cuda_emulation.h"
+#include "cuda_emulation.h"  // tests/ops
 #else
 #include <cuda_runtime.h>
 #define SQR_LAUNCH(kernel, blocks, threads, stream, ...) kernel<<<blocks, threads, 0, stream>>>(__VA_ARGS__)
@@ -79,9 +79,25 @@ Call<A> make_call(const Problem& p) {
   return call;
 }
 
-// f(integral_constant vector, integral_constant lanes): 16-byte loads where rows and tensors are aligned to them.
+#ifndef SQR_SCATTER
+#define SQR_SCATTER kByArchitecture
+#endif
+constexpr Scatter kScatter = Scatter::SQR_SCATTER;
+
+// Whether 32 bits hold all indices, with room for a grid's last step beyond the items.
+bool fits_32_bits(const Problem& p) {
+  const int64_t items = p.batch * p.queries * p.heads, taps = items * p.num_levels() * p.points * 2;
+  const int64_t values = p.batch * p.tokens * p.heads * p.channels, outputs = items * p.points * p.channels;
+  return std::max({items, taps, values, outputs}) < (int64_t(1) << 30);
+}
+
+// f(integral_constant vector, integral_constant lanes, index): 16-byte loads where rows and tensors are aligned to them.
 template <class T, class F>
-void choose_shape(const Problem& p, bool aligned, const F& f) {
+void choose_shape(const Problem& p, bool aligned, const F& choose) {
+  if (!fits_32_bits(p)) {
+    return choose(std::integral_constant<int, 1>(), std::integral_constant<int, 32>(), int64_t());
+  }
+  const auto f = [&](auto vector, auto lanes) { choose(vector, lanes, int32_t()); };
   constexpr int kVector = sizeof(T) == 8 ? 1 : 16 / sizeof(T);
   using Vector = std::integral_constant<int, kVector>;
   using One = std::integral_constant<int, 1>;
@@ -129,8 +145,8 @@ Tensor forward(const Problem& p, const Tensor& value_in, const Tensor& locations
     using T = decltype(zero);
     using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
     const Call<A> call = make_call<A>(p);
-    choose_shape<T>(p, is_aligned(value) && is_aligned(out), [&](auto vector, auto lanes) {
-      auto kernel = forward_kernel<T, A, decltype(vector)::value, decltype(lanes)::value>;
+    choose_shape<T>(p, is_aligned(value) && is_aligned(out), [&](auto vector, auto lanes, auto index) {
+      auto kernel = forward_kernel<T, A, decltype(vector)::value, decltype(lanes)::value, decltype(index)>;
       SQR_LAUNCH(kernel, blocks_for(call.items, lanes), kBlockThreads, stream, call,
                  static_cast<const T*>(value.const_data_ptr()), static_cast<const A*>(locations.const_data_ptr()),
                  static_cast<const A*>(weights.const_data_ptr()), static_cast<T*>(out.mutable_data_ptr()));
@@ -156,8 +172,9 @@ Grads backward(const Problem& p, const Tensor& grad_in, const Tensor& value_in, 
       using T = decltype(zero);
       using A = std::conditional_t<std::is_same_v<T, double>, double, float>;
       const Call<A> call = make_call<A>(p);
-      choose_shape<T>(p, is_aligned(value) && is_aligned(grad), [&](auto vector, auto lanes) {
-        auto kernel = backward_kernel<T, A, decltype(vector)::value, decltype(lanes)::value>;
+      choose_shape<T>(p, is_aligned(value) && is_aligned(grad), [&](auto vector, auto lanes, auto index) {
+        auto kernel =
+            backward_kernel<T, A, decltype(vector)::value, decltype(lanes)::value, kScatter, decltype(index)>;
         SQR_LAUNCH(kernel, blocks_for(call.items, lanes), kBlockThreads, stream, call,
                    static_cast<const T*>(grad.const_data_ptr()), static_cast<const T*>(value.const_data_ptr()),
                    static_cast<const A*>(locations.const_data_ptr()), static_cast<const A*>(weights.const_data_ptr()),

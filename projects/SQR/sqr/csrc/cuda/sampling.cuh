@@ -1,5 +1,5 @@
 // The CUDA kernels of both operators. They know nothing of PyTorch, and compile for the host as well: see
-// ../emulation/cuda_emulation.h for the rules that follow from it.
+// tests/ops/cuda_emulation.h for the rules that follow from it.
 //
 // An item is one query of one head of one image. A group of kLanes neighbouring threads of a warp shares it, each
 // holding kVector channels. The group works out its taps together, one a lane, and hands each to all of its lanes by a
@@ -7,10 +7,12 @@
 // steps: a group without an item of its own repeats the last one and writes nothing.
 //
 // A block takes kBlockThreads / kLanes items and the grid strides over all of them, so the number of queries may have
-// any divisors. Sums are of type A: float, or double for double values.
+// any divisors. Sums are of type A: float, or double for double values. Indices are of type I: 64-bit arithmetic, which
+// GPUs emulate, is left to tensors that need it.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace sqr::cuda {
 
@@ -18,6 +20,15 @@ constexpr int kMaxLevels = 16;
 constexpr int kBlockThreads = 128;
 constexpr int kBlocksASm = 5;  // at least: leaves the compiler 96 registers, of which it spills none
 constexpr unsigned kFullWarp = 0xffffffffu;
+
+// How the backward pass divides channels among lanes and adds to the values' gradient. No GPU has measured them yet:
+// the default follows from how many 32-byte sectors an atomic instruction touches.
+enum class Scatter {
+  kByArchitecture,  // kVectorised from sm_90 on, kStrided before
+  kContiguous,      // neighbouring channels of a lane, an atomic each: a warp's instruction fills 2 of a sector's 8 words
+  kStrided,         // every kLanes-th channel: neighbouring lanes add to neighbouring words
+  kVectorised,      // neighbouring channels, four in an atomic
+};
 
 template <class A>
 struct Level {
@@ -94,8 +105,8 @@ __device__ __forceinline__ A sum_over_lanes(A x) {
 }
 
 // The row of corner c relative to the top left one's.
-__device__ __forceinline__ int64_t corner_row(int32_t row, int c, int32_t width) {
-  return int64_t(row) + (c & 1) + (c & 2 ? width : 0);
+__device__ __forceinline__ int32_t corner_row(int32_t row, int c, int32_t width) {
+  return row + (c & 1) + (c & 2 ? width : 0);
 }
 
 template <class A>
@@ -103,7 +114,46 @@ __device__ __forceinline__ A corner_weight(const Tap<A>& tap, int c) {
   return (c & 1 ? tap.lx : A(1) - tap.lx) * (c & 2 ? tap.ly : A(1) - tap.ly);
 }
 
-template <class T, class A, int kVector, int kLanes>
+// The choice that kByArchitecture stands for where the code is compiled.
+__host__ __device__ constexpr Scatter resolve(Scatter asked) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  return asked == Scatter::kByArchitecture || asked == Scatter::kVectorised ? Scatter::kStrided : asked;
+#else
+  return asked == Scatter::kByArchitecture ? Scatter::kVectorised : asked;
+#endif
+}
+
+// A lane's channels of a row, of which it holds `count`; `row` points at the first one.
+template <bool kIsStrided, int kLanes, class T, class A, int kVector>
+__device__ __forceinline__ void load(const T* row, int count, A (&x)[kVector]) {
+  if constexpr (kIsStrided) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) x[v] = v < count ? static_cast<A>(row[v * kLanes]) : A(0);
+  } else {
+    const auto pack = *reinterpret_cast<const Pack<T, kVector>*>(row);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) x[v] = static_cast<A>(pack.v[v]);
+  }
+}
+
+template <Scatter kScatter, int kLanes, class A, int kVector>
+__device__ __forceinline__ void scatter(A* row, int count, const A (&x)[kVector]) {
+  if constexpr (kScatter == Scatter::kVectorised && kVector % 4 == 0 && std::is_same_v<A, float>) {
+#pragma unroll
+    for (int v = 0; v < kVector; v += 4) {
+      atomicAdd(reinterpret_cast<float4*>(row + v), make_float4(x[v], x[v + 1], x[v + 2], x[v + 3]));
+    }
+  } else {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      if (kScatter != Scatter::kStrided || v < count) {
+        atomicAdd(row + (kScatter == Scatter::kStrided ? v * kLanes : v), x[v]);
+      }
+    }
+  }
+}
+
+template <class T, class A, int kVector, int kLanes, class I>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
     forward_kernel(const Call<A> call, const T* __restrict__ value, const A* __restrict__ locations,
                    const A* __restrict__ weights, T* __restrict__ out) {
@@ -111,16 +161,17 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
   const int lane = threadIdx.x % kLanes, slot = threadIdx.x / kLanes;
   const int taps = call.num_levels * call.points;
   const int per_row = call.keep_points ? call.num_levels : taps;
-  const int64_t stride = call.heads * call.channels;  // from pixel to pixel
-  for (int64_t base = int64_t(blockIdx.x) * kItems; base < call.items; base += int64_t(gridDim.x) * kItems) {
-    const bool active = base + slot < call.items;
-    const int64_t item = active ? base + slot : call.items - 1;
-    const int64_t image = item / (call.queries * call.heads), head = item % call.heads;
-    for (int64_t first_channel = 0; first_channel < call.channels; first_channel += kLanes * kVector) {
-      const int64_t channel = first_channel + lane * kVector;
-      const bool has_channels = channel < call.channels;
-      const T* pixels = value + image * call.tokens * stride + head * call.channels + channel;
-      T* target = out + item * (taps / per_row) * call.channels + channel;
+  const I items = I(call.items), heads = I(call.heads), channels = I(call.channels), tokens = I(call.tokens);
+  const I per_image = I(call.queries) * heads, stride = heads * channels;  // from pixel to pixel
+  for (I base = I(blockIdx.x) * kItems; base < items; base += I(gridDim.x) * kItems) {
+    const bool active = base + slot < items;
+    const I item = active ? base + slot : items - 1;
+    const I image = item / per_image, head = item % heads;
+    for (I first_channel = 0; first_channel < channels; first_channel += kLanes * kVector) {
+      const I channel = first_channel + lane * kVector;
+      const bool has_channels = channel < channels;
+      const T* pixels = value + image * tokens * stride + head * channels + channel;
+      T* target = out + item * (taps / per_row) * channels + channel;
       A sum[kVector] = {};
       int left_in_row = per_row;
       for (int first = 0; first < taps; first += kLanes) {
@@ -132,7 +183,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
             if (has_channels && (tap.corners_and_level >> c & 1)) {
-              const auto pack = *reinterpret_cast<const Pack<T, kVector>*>(pixels + corner_row(tap.row, c, width) * stride);
+              const auto pack = *reinterpret_cast<const Pack<T, kVector>*>(pixels + I(corner_row(tap.row, c, width)) * stride);
               const A w = tap.weight * corner_weight(tap, c);
 #pragma unroll
               for (int v = 0; v < kVector; ++v) sum[v] += w * static_cast<A>(pack.v[v]);
@@ -146,7 +197,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
               sum[v] = A(0);
             }
             if (active && has_channels) *reinterpret_cast<Pack<T, kVector>*>(target) = pack;
-            target += call.channels;
+            target += channels;
             left_in_row = per_row;
           }
         }
@@ -156,7 +207,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
 }
 
 // grad_value is of type A, zero before, and added to with atomics; the other gradients are written once, by one thread.
-template <class T, class A, int kVector, int kLanes>
+template <class T, class A, int kVector, int kLanes, Scatter kAsked, class I>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
     backward_kernel(const Call<A> call, const T* __restrict__ grad_out, const T* __restrict__ value,
                     const A* __restrict__ locations, const A* __restrict__ weights, A* __restrict__ grad_value,
@@ -165,16 +216,20 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
   const int lane = threadIdx.x % kLanes, slot = threadIdx.x / kLanes;
   const int taps = call.num_levels * call.points;
   const int per_row = call.keep_points ? call.num_levels : taps;
-  const int64_t stride = call.heads * call.channels;
-  for (int64_t base = int64_t(blockIdx.x) * kItems; base < call.items; base += int64_t(gridDim.x) * kItems) {
-    const bool active = base + slot < call.items;
-    const int64_t item = active ? base + slot : call.items - 1;
-    const int64_t image = item / (call.queries * call.heads), head = item % call.heads;
-    for (int64_t first_channel = 0; first_channel < call.channels; first_channel += kLanes * kVector) {
-      const int64_t channel = first_channel + lane * kVector;
-      const bool has_channels = channel < call.channels, again = first_channel > 0;
-      const int64_t pixels = image * call.tokens * stride + head * call.channels + channel;
-      const T* source = grad_out + item * (taps / per_row) * call.channels + channel;
+  constexpr Scatter kScatter = resolve(kAsked);
+  constexpr bool kIsStrided = kScatter == Scatter::kStrided;
+  const I items = I(call.items), heads = I(call.heads), channels = I(call.channels), tokens = I(call.tokens);
+  const I per_image = I(call.queries) * heads, stride = heads * channels;
+  for (I base = I(blockIdx.x) * kItems; base < items; base += I(gridDim.x) * kItems) {
+    const bool active = base + slot < items;
+    const I item = active ? base + slot : items - 1;
+    const I image = item / per_image, head = item % heads;
+    for (I first_channel = 0; first_channel < channels; first_channel += kLanes * kVector) {
+      const I channel = first_channel + (kIsStrided ? lane : lane * kVector);
+      const bool has_channels = channel < channels, again = first_channel > 0;
+      const int held = kIsStrided ? int((channels - channel + kLanes - 1) / kLanes) : kVector;  // where it has any
+      const I pixels = image * tokens * stride + head * channels + channel;
+      const T* source = grad_out + item * (taps / per_row) * channels + channel;
       A* grad_point = grad_locations + item * call.points * 2;  // adaptive sampling
       A grad[kVector] = {}, point_x = A(0), point_y = A(0);
       int left_in_row = 0;
@@ -184,12 +239,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
         A my_weight = A(0), my_x = A(0), my_y = A(0);
         for (int j = 0; j < count; ++j) {
           if (left_in_row == 0) {
-            if (has_channels) {
-              const auto pack = *reinterpret_cast<const Pack<T, kVector>*>(source);
-#pragma unroll
-              for (int v = 0; v < kVector; ++v) grad[v] = static_cast<A>(pack.v[v]);
-            }
-            source += call.channels;
+            if (has_channels) load<kIsStrided, kLanes>(source, held, grad);
+            source += channels;
             left_in_row = per_row;
           }
           const Tap<A> tap = broadcast<kLanes>(mine, j);
@@ -198,14 +249,16 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
             if (has_channels && (tap.corners_and_level >> c & 1)) {
-              const int64_t pixel = pixels + corner_row(tap.row, c, level.width) * stride;
-              const auto pack = *reinterpret_cast<const Pack<T, kVector>*>(value + pixel);
+              const I pixel = pixels + I(corner_row(tap.row, c, level.width)) * stride;
               const A w = tap.weight * corner_weight(tap, c);
+              A x[kVector];
+              load<kIsStrided, kLanes>(value + pixel, held, x);
 #pragma unroll
               for (int v = 0; v < kVector; ++v) {
-                dots[c] += grad[v] * static_cast<A>(pack.v[v]);
-                if (active) atomicAdd(grad_value + pixel + v, w * grad[v]);
+                dots[c] += grad[v] * x[v];
+                x[v] = w * grad[v];
               }
+              if (active) scatter<kScatter, kLanes>(grad_value + pixel, held, x);
             }
           }
           const A hx = A(1) - tap.lx, hy = A(1) - tap.ly;
@@ -232,7 +285,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksASm)
           }
         }
         if (active && first + lane < taps) {
-          const int64_t tap = item * taps + first + lane;
+          const I tap = item * taps + first + lane;
           grad_weights[tap] = again ? grad_weights[tap] + my_weight : my_weight;
           if (!call.keep_points) {
             grad_locations[2 * tap] = again ? grad_locations[2 * tap] + my_x : my_x;

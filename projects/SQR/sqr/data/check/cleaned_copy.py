@@ -71,6 +71,7 @@ def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummar
 
     Raises:
         FileExistsError: ``folder`` holds something.
+        ValueError: no image can be used.
         OSError: it cannot be written.
     """
     folder = Path(folder)
@@ -87,7 +88,13 @@ def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummar
             summary.dropped_objects += split.dropped_objects
             images = partial / (name if name != "annotations" else "images_annotations")
             content = _write_split(inspection, name, images, classes, summary)
+            if not content["images"]:
+                images.rmdir()
+                summary.left_out.append(f"split {name}: no image of it can be used")
+                continue
             (partial / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+        if not summary.images:
+            raise ValueError("no image can be used, so there is nothing to copy")
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

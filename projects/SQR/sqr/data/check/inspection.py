@@ -62,7 +62,7 @@ def inspect_dataset(
             _check_objects(split, image, queries if name not in ("val", "test") else None)
         if not split.has_objects and not _unreadable(split):
             kind = "no_boxes" if name in ("train", "val") else "no_boxes_to_evaluate"
-            split.note(kind, split.source, "no usable box")
+            split.note(kind, split.source, f"no usable box{split.hint}")
         inspection.defects += split.defects
     inspection.defects += [*_class_defects(inspection), *_split_defects(dataset), *_repeated_content(inspection)]
     return inspection

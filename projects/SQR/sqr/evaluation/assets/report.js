@@ -57,7 +57,8 @@
       card("AP, last stage", last.map((s) => fixed(s.AP)), "COCO AP in %"),
       card("AP, best stage", best.map((b) => fixed(b.AP)), "at stage " + best.map((b) => b.stage).join(" / ")),
     ];
-    if (models.every((m) => m.oracle)) cards.push(card("Oracle AP", models.map((m) => fixed(m.oracle.AP)), "best stage of each detection"));
+    if (models.every((m) => m.oracle)) cards.push(card("Oracle AP", models.map((m) => fixed(m.oracle.AP)),
+      models.every((m) => m.oracle.chance) ? `best stage of each detection; by chance ${models.map((m) => fixed(m.oracle.chance.mean)).join(" and ")}` : "best stage of each detection"));
     (models[0].rates || []).forEach((rate, r) => {
       if (!models.every((m) => m.rates[r])) return;
       for (const [key, title] of [["fading", "TP fading"], ["exacerbation", "FP exacerbation"]]) {

@@ -219,6 +219,18 @@ inline T atomicAdd(T* address, T value) {
   return old;
 }
 
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+inline float4 atomicAdd(float4* address, float4 value) {
+  const float4 old = *address;
+  *address = {old.x + value.x, old.y + value.y, old.z + value.z, old.w + value.w};
+  return old;
+}
+
 using std::floor;
 using std::max;
 using std::min;

@@ -1,0 +1,71 @@
+"""A run's output folder: one process at a time, and an earlier run in it is moved aside, not overwritten."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import UserError, as_user_error
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+_OF_A_RUN = (
+    "model_*.pth", "last_checkpoint", "evaluations.json", "metrics.json", "config.yaml", "environment.txt", "log.txt*",
+    "events.out.tfevents.*", "ema", "inference",
+)  # fmt: skip
+
+
+@contextmanager
+def locked(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold the lock of a run's folder; the system releases it however the process ends.
+
+    Raises:
+        UserError: another process trains into this folder, or it cannot be written.
+    """
+    path = Path(folder) / ".lock"
+    with as_user_error(OSError, prefix="train.output_dir: "):
+        file = open(path, "a+")  # noqa: SIM115
+    with file:
+        if fcntl is not None:
+            try:
+                # A record lock is the process's own: loader workers, which inherit the file, do not keep it.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                raise UserError(
+                    f"train.output_dir={folder}: {holder} trains into this folder; wait for it, or set another one"
+                ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def set_aside_earlier_run(folder: str | os.PathLike) -> Path | None:
+    """Move the files of a run that is in the folder to ``earlier_1`` (2, 3, ...) in it.
+
+    Returns:
+        The new place; None where there was no checkpoint in the folder.
+    """
+    folder = Path(folder)
+    if not (folder / "last_checkpoint").exists() and not any(folder.glob("model_*.pth")):
+        return None
+    number = 1
+    while (folder / f"earlier_{number}").exists():
+        number += 1
+    place = folder / f"earlier_{number}"
+    place.mkdir()
+    for pattern in _OF_A_RUN:
+        for path in folder.glob(pattern):
+            os.replace(path, place / path.name)
+    return place

@@ -1,0 +1,53 @@
+"""A trained model, evaluated in different ways: stages at inference, duplicates, fusions."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from ...config import load_run_config
+from ...engine import load_model
+from ..definition import Cell
+from ..results import Context, Measurement, measurement_of
+from .common import analyze_stages, filled, fresh_shapes, take
+from .fusion import FusedStages
+
+_OPTIONAL = ("overrides", "fresh", "fuse", "latency_images")
+
+
+def measure_evaluation(cell: Cell, context: Context) -> Measurement:
+    """Evaluate a checkpoint.
+
+    Options: ``config``, ``checkpoint``, ``overrides``; ``fresh``, seed and number of new images of the shapes dataset
+    to evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, how many images to
+    time on their own.
+    """
+    config, checkpoint, overrides, fresh, fuse, latency_images = take(cell.options, ("config", "checkpoint"), _OPTIONAL)
+    settings = filled(overrides, context.data) + (fresh_shapes(context.work, **fresh) if fresh else [])
+    cfg = load_run_config(config, settings, init_checkpoint=checkpoint)
+    model = load_model(cfg).eval()
+    if fuse:
+        model = FusedStages(model, **fuse)
+    found = measurement_of(analyze_stages(cfg, model))
+    if latency_images:
+        found.metrics["ms"] = 1000 * seconds_per_image(cfg, model, latency_images)
+    return found
+
+
+@torch.no_grad()
+def seconds_per_image(cfg: DictConfig, model: nn.Module, images: int) -> float:
+    """Processor time of an image on its own, postprocessing included: the median after three that do not count."""
+    loader = instantiate(cfg.dataloader.test)
+    inputs: Sequence[dict] = [x for batch in loader for x in batch][: images + 3]
+    times = []
+    for one in inputs:
+        begin = time.process_time()
+        model([one])
+        times.append(time.process_time() - begin)
+    return statistics.median(times[3:])

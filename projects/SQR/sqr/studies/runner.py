@@ -1,0 +1,136 @@
+"""Work through what a study has not measured yet."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+from ..engine.startup import git_state
+from ..errors import UserError, one_line
+from .definition import RESULTS, Cell, Study
+from .kinds import KINDS
+from .kinds.training import NotReadyError
+from .provenance import machine
+from .results import Context, Result, result_path, save_result
+
+
+def run_study(
+    study: Study,
+    *,
+    work: Path,
+    data: Path,
+    results: Path = RESULTS,
+    workers: int = 1,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    limit: int | None = None,
+    with_changes: bool = False,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Measure the cells that have no result, each in a process of its own.
+
+    A cell that another call is measuring is left to it. What is interrupted is measured again by the next call;
+    trainings resume.
+
+    Args:
+        study: which one.
+        work: folder of files that may be deleted afterwards: caches, trainings.
+        data: folder of the datasets, what ``{data}`` in a study stands for.
+        results: folder of the results.
+        workers: processes at once; 0 measures in this one.
+        arms, seeds: only these; all when empty.
+        limit: measure at most so many cells.
+        with_changes: measure although the checkout has uncommitted changes; the results say so.
+        say: called with a line of text for every cell.
+
+    Returns:
+        How many cells are still missing.
+
+    Raises:
+        UserError: an unknown kind, arm or seed, or uncommitted changes.
+    """
+    if study.kind not in KINDS:
+        raise UserError(f"{study.name}: unknown kind {study.kind!r}; one of {', '.join(KINDS)}")
+    for what, asked, there in (("arm", arms, study.arms), ("seed", seeds, study.seeds)):
+        strangers = [x for x in asked if x not in there]
+        if strangers:
+            raise UserError(f"{study.name} has no {what} {strangers[0]!r}; it has {', '.join(map(str, there))}")
+    if git_state().endswith("with changes") and not with_changes:
+        raise UserError("the checkout has uncommitted changes: commit them first, since results name their commit")
+    wanted = [c for c in study.cells() if (not arms or c.arm in arms) and (not seeds or c.seed in seeds)]
+    missing = [cell for cell in wanted if not result_path(cell, results).is_file()]
+    context = Context(work, data, results)
+    jobs = [(cell, context) for cell in missing[:limit]]
+    say(f"{study.name}: {len(wanted) - len(missing)} of {len(wanted)} cells are measured, {len(jobs)} to do")
+    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) if workers else nullcontext()
+    with pool:
+        texts = pool.imap_unordered(_measure_job, jobs) if workers else map(_measure_job, jobs)
+        for number, text in enumerate(texts, start=1):
+            say(f"{number}/{len(jobs)} {text}")
+    return sum(not result_path(cell, results).is_file() for cell in wanted)
+
+
+def _measure_job(job: tuple[Cell, Context]) -> str:
+    cell, context = job
+    torch.set_num_threads(1)
+    with _claimed(context.work / cell.study.name / f"{cell.key}.lock") as mine:
+        if not mine:
+            return f"{cell.key}: another process measures it"
+        if result_path(cell, context.results).is_file():
+            return f"{cell.key}: measured by another process"
+        try:
+            result = measure(cell, context)
+        except NotReadyError as error:
+            return one_line(error)
+        except (UserError, ValueError, OSError) as error:
+            return f"{cell.key}: error: {one_line(error)}"
+        return f"{cell.key}: AP {result.value:.2f} in {result.seconds:.0f} s"
+
+
+def measure(cell: Cell, context: Context) -> Result:
+    """Measure one cell in this process and write its result."""
+    start, before = time.monotonic(), _cpu_seconds()
+    found = KINDS[cell.study.kind](cell, context)
+    own, children = (resource.getrusage(who).ru_maxrss * 1024 for who in _WHO)
+    result = Result(
+        study=cell.study.name,
+        arm=cell.arm,
+        dataset=cell.dataset,
+        seed=cell.seed,
+        commit=git_state(),
+        machine=machine(),
+        command=f"projects/SQR/tools/study.py run {cell.study.name} --arms '{cell.arm}' --seeds {cell.seed}",
+        seconds=time.monotonic() - start,
+        cpu_seconds=_cpu_seconds() - before,
+        peak_memory=max(own, children),
+        measurement=found,
+    )
+    save_result(result, result_path(cell, context.results))
+    return result
+
+
+_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def _cpu_seconds() -> float:
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, _WHO))
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether this process holds the lock; the system releases it if the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
