@@ -7,7 +7,8 @@
 
 - ``sources``: where published figures come from, by name: ``text`` and ``url`` (or null).
 - ``groups``: a ``title`` and ``rows`` each; a row is a ``config`` and its ``published`` figures (``ap`` on COCO val2017
-  in percent, ``source``, and possibly a ``note``).
+  in percent, ``source``, and possibly a ``note``); and possibly ``weights``, published checkpoints that fit it:
+  ``name``, ``owner``, ``url``, and ``ap`` (in percent) and ``size`` as far as the owner's page states them.
 - ``measured``: what was measured with this code: ``config``, ``data``, ``ap`` and ``ap50`` in percent, ``seed``,
   ``hardware`` and ``command``, all of them needed; possibly a ``note`` (other runs, "looped"); and ``checkpoint`` where
   the weights are published, a URL or a path below the folder of zoo.json. A figure without the command that reproduces
@@ -42,6 +43,12 @@ a row without a figure has none published. The recipes follow those publications
 directly with `train.init_checkpoint=FILE`; their layouts are tested against the parameter lists of the official code,
 not against downloaded files.
 """
+WEIGHTS = """## Published weights
+
+Where others offer weights that fit a config, with the AP on COCO val2017 and the size that their pages state. None of
+these files was downloaded or measured here, and each has its owner's licence. `train.init_checkpoint=` takes the files,
+and those URLs that end in `.pth`.
+"""
 MEASURED = """## Measured with this code
 
 The checkpoints that come with the package; AP and AP50 in percent on the validation images. Nothing was trained on
@@ -57,6 +64,8 @@ def page(zoo: dict) -> str:
         lines = [f"### {group['title']}", "", *head]
         lines += [line for row in group["rows"] for line in _published_lines(row, zoo["sources"])]
         parts.append("\n".join(lines) + "\n")
+    parts.append(WEIGHTS)
+    parts.append(_weights([row for group in zoo["groups"] for row in group["rows"]]))
     parts.append(MEASURED)
     parts.append(_measured(zoo["measured"]))
     return "\n".join(parts)
@@ -71,6 +80,17 @@ def _measured(rows: list[dict]) -> str:
         lines.append(f"| {' | '.join((_link(row['config']), row['data'], *figures))} |")
     commands = [f"    {row['command']}" for row in rows]
     return "\n".join([*lines, "", "By these commands, row by row:", "", *commands]) + "\n"
+
+
+def _weights(rows: list[dict]) -> str:
+    """The table of published checkpoints."""
+    lines = ["| config | name | owner | AP | size | URL |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        for item in row.get("weights", ()):
+            ap = f"{item['ap']:.1f}" if "ap" in item else ""
+            cells = (_link(row["config"]), item["name"], item["owner"], ap, item.get("size", ""), f"`{item['url']}`")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _published_lines(row: dict, sources: dict) -> list[str]:

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from helpers import model_config, shrink
 
 DEFORMABLE_FORMS = ["deformable_plain", "deformable_refine", "deformable_two_stage"]
-DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr"]
+DETECTORS = [*DEFORMABLE_FORMS, "adamixer", "detr", "dab_detr", "dab_deformable_detr", "group_detr", "dino"]
 HYBRID = "h_deformable_detr"  # the two-stage form with an auxiliary query set
+OTHER_SETS = {HYBRID: "auxiliary", "dino": "denoising"}  # what is trained beside the matched queries
 SPECIAL_FIRST = ["dab_detr", "dab_deformable_detr", "group_detr"]  # the first stage differs from the others
 PLANS = ["sequential", "selective", "dense", "dense_recurrent"]
 
@@ -22,8 +23,10 @@ def small_config(detector: str = "deformable_plain", plan: str = "selective", nu
         cfg = _hybrid()
     elif detector == "adamixer":
         cfg = _adamixer()
-    elif detector == "dab_deformable_detr":
-        cfg = shrink(model_config("dab_deformable_detr_r50"))
+    elif detector in ("dab_deformable_detr", "dino"):
+        cfg = shrink(model_config(f"{detector}_r50"))
+        if detector == "dino":
+            cfg.query_generator.denoising.num_queries = 4  # 2 groups of 2 objects
     else:
         cfg = _dense(detector)
     cfg.decoder.stages.num_stages = num_stages

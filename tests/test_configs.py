@@ -44,8 +44,12 @@ def test_recipe_builds_and_runs(name, tmp_path):
     with torch.no_grad():
         (output,) = model.eval()(random_batch([(160, 192)], [0]))
     # DETR gives a detection a query, the others a number of them, of all that there are
-    queries = cfg.model.query_generator.num_queries
-    expected = min(cfg.model.postprocessor.get("topk", queries), queries * cfg.data.num_classes)
+    if "name_or_config" in cfg.model:  # of transformers
+        queries, topk = cfg.model.name_or_config.num_queries, 300
+    else:
+        queries = cfg.model.query_generator.num_queries
+        topk = cfg.model.postprocessor.get("topk", queries)
+    expected = min(topk, queries * cfg.data.num_classes)
     assert len(output["instances"]) == expected
     assert output["instances"].pred_classes.max() < cfg.data.num_classes
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))

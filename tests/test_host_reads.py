@@ -89,8 +89,7 @@ def test_on_a_gpu_nothing_waits_after_the_encoder_but_for_the_costs(detector, mo
         memory = as_leaf(model.encode(batch()))
         try:
             torch.cuda.set_sync_debug_mode(mode)
-            predictions, proposals, auxiliary = model.decode(memory)
-            losses = model.criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
+            losses = model.losses(model.decode(memory, targets), targets)
             sum(losses.values()).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

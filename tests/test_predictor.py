@@ -62,7 +62,10 @@ def test_predicts_what_an_evaluation_predicts(shapes, predictor, tmp_path):
     assert results["bbox"]["AP"] > 40  # the weights are trained ones
     evaluated = json.loads((tmp_path / "coco_instances_results.json").read_text())
     paths = sorted((shapes / "val").glob("*.png"))
-    for image_id, instances in enumerate(predictor(paths), start=1):
+    same = Predictor(
+        model=predictor.model, mapper=predictor.mapper, class_names=CLASSES, batch_size=8, as_evaluated=True
+    )
+    for image_id, instances in enumerate(same(paths), start=1):
         expected = [r for r in evaluated if r["image_id"] == image_id]
         boxes = instances.pred_boxes.tensor.numpy().copy()
         boxes[:, 2:] -= boxes[:, :2]
@@ -83,8 +86,21 @@ def test_every_kind_of_image_gives_the_same(predictor, path):
     assert_same(predictor(chw), expected)
     assert_same(predictor(chw.flip(0), color="BGR"), expected)
     assert not torch.equal(predictor(rgb).scores, expected.scores)  # red taken for blue is seen
+    transparent = np.dstack([bgr, np.zeros(bgr.shape[:2], np.uint8)])
+    assert_same(predictor(transparent), expected)
+    assert_same(predictor(torch.cat((chw, chw[:1]))), expected)
+    assert_same(predictor(np.left_shift(bgr, 8, dtype=np.uint16)), expected)
     grey = rgb[:, :, 1]
-    assert_same(predictor(grey), predictor(np.repeat(grey[:, :, None], 3, axis=2)))
+    expected = predictor(np.repeat(grey[:, :, None], 3, axis=2))
+    assert len(expected)
+    assert_same(predictor(grey), expected)
+    eight = Image.fromarray(grey)
+    sixteen = Image.fromarray(np.left_shift(grey, 8, dtype=np.uint16))  # as a 16-bit PNG is opened
+    for image in (eight.convert("I"), eight.convert("F"), sixteen, sixteen.convert("I"), eight.convert("LA")):
+        assert_same(predictor(image), expected)
+    assert_same(predictor(Image.fromarray(grey.astype(np.float32) / 255)), expected)  # mode F
+    with pytest.raises(ValueError, match="mode F has pixels from -1 to 1, a range without a meaning"):
+        predictor(Image.fromarray(np.array([[-1, 1]], np.float32)))
 
 
 def test_batches_are_lists(predictor, path, shapes):
@@ -111,14 +127,40 @@ def test_boxes_are_in_pixels_of_the_image_as_given(predictor, path):
 
 
 def test_thresholds_and_stages(predictor, path):
-    everything = predictor(path)
-    some = predictor(path, score_threshold=0.3)
+    everything = predictor(path, score_threshold=0)
+    some = predictor(path)
     assert 0 < len(some) < len(everything) and some.scores.min() >= 0.3
     outputs = predictor.stages(path)
     assert outputs.scores.shape == (6, 30, 6)
-    last = predictor.model.postprocessor(outputs.scores[-1], outputs.boxes[-1], outputs.image_size)
-    assert_same(last, everything)
     assert len(predictor.stages([path, path])) == 2
+    evaluated = Predictor(model=predictor.model, mapper=predictor.mapper, class_names=CLASSES, as_evaluated=True)
+    last = predictor.model.postprocessor(outputs.scores[-1], outputs.boxes[-1], outputs.image_size)
+    assert_same(evaluated(path), last)
+
+
+def test_a_query_is_one_detection_inside_of_the_image(predictor, path):
+    outputs = predictor.stages(path)
+    everything = predictor(path, score_threshold=0)
+    assert sorted(everything.query_ids.tolist()) == list(range(30)) and (everything.scores.diff() <= 0).all()
+    scores, classes = outputs.scores[-1].max(-1)
+    assert torch.equal(everything.scores, scores[everything.query_ids])
+    assert torch.equal(everything.pred_classes, classes[everything.query_ids])
+    height, width = everything.image_size
+    inside = outputs.boxes[-1][everything.query_ids].clamp(min=0)
+    inside = torch.minimum(inside, torch.tensor([width, height, width, height]))
+    torch.testing.assert_close(everything.pred_boxes.tensor, inside)
+    names = [CLASSES[label] for label in everything.pred_classes]
+    assert everything.pred_class_names == names and everything[3:5].pred_class_names == names[3:5]
+    assert everything[everything.scores >= 0.3].pred_class_names == names[: len(predictor(path))]
+    assert everything[torch.tensor([4, 0])].pred_class_names == [names[4], names[0]]
+
+
+def test_predictions_are_drawn(predictor, path):
+    picture = predictor.draw(path)
+    assert isinstance(picture, Image.Image) and max(picture.size) == 512
+    plain = predictor.draw(path, predictor(path, score_threshold=1.1))
+    assert (np.asarray(picture) != np.asarray(plain)).any(-1).mean() > 0.01
+    assert np.array_equal(predictor.draw(np.asarray(Image.open(path).convert("RGB")), color="RGB"), picture)
 
 
 def test_from_run_takes_the_names_and_the_last_checkpoint(tmp_path, path, predictor):

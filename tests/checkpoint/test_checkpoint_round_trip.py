@@ -25,6 +25,8 @@ MODELS = {
     "detrex_group_detr_r50": "detrex_group_detr",
     "detrex_h_deformable_detr_r50_twostage": "detrex_h_deformable_detr",
     "detrex_sqr_dab_detr_r50": "detrex_dab_detr",
+    "dino_r50_4scale": "dino",
+    "dino_r50_5scale": "dino",
     "h_deformable_detr_r50_twostage": "h_deformable_detr",
     "sqr_adamixer_r50": "mmdet_adamixer",
     "sqr_deformable_detr_r50_mmdet": "mmdet_deformable_detr",

@@ -125,12 +125,13 @@ def test_a_broken_video_and_a_missing_camera_are_said(tmp_path, quick, capsys):
     assert "error: camera 63 cannot be read as video" in capsys.readouterr().err
 
 
-def test_without_opencv_only_json(images, tmp_path, quick, monkeypatch, capsys):
+def test_without_opencv_no_video_and_no_window(images, tmp_path, quick, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
     image = str(images / "000000.png")
-    assert main(["--input", image, "--output", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "error: drawing needs OpenCV: pip install 'detectron2-sqr[video]'\n"
-    assert main(["--input", image, "--json", str(tmp_path / "all.json")]) == 0
+    assert main(["--input", image, "--show"]) == 1
+    assert capsys.readouterr().err == "error: --show needs OpenCV: pip install 'detectron2-sqr[video]'\n"
+    assert main(["--input", image, "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "000000.png").is_file()
 
 
 def test_options_name_the_model(images, tmp_path, quick, capsys):

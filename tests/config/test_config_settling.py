@@ -1,12 +1,15 @@
-"""Epochs and the learning rate of another batch: settled before the first iteration."""
+"""Epochs, the learning rate of another batch and the number of detections: settled before the first iteration."""
 
 import logging
 
 import pytest
 import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
 
 from engine_toys import TOY_CONFIG, run_toy
-from sqr.config import learning_rate_advice, load_config, settled_max_iter
+from sqr.config import learning_rate_advice, load_config, load_run_config, settled_max_iter
+from tiny_coco import CONFIG, dataset_overrides, write_tiny_coco
 
 
 def load(*overrides):
@@ -58,3 +61,34 @@ def test_the_advice_is_a_warning_of_the_run(tmp_path):
     lines = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "Suggested: " in line]
     assert len(lines) == 1 and logging.getLevelName(logging.WARNING) in lines[0]
     assert "The batch is 2 images, the recipe's is 4" in lines[0]
+
+
+def perfect_ap(cfg) -> float:
+    """AP of detections that are the objects, with the config's own evaluator."""
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluator.reset()
+    for record in instantiate(cfg.dataloader.test.dataset):
+        instances = Instances((record["height"], record["width"]))
+        x, y, w, h = torch.tensor([a["bbox"] for a in record["annotations"]], dtype=torch.float32).unbind(-1)
+        instances.pred_boxes = Boxes(torch.stack((x, y, x + w, y + h), dim=-1))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        instances.scores = torch.linspace(1, 0.5, len(instances))
+        evaluator.process([record], [{"instances": instances}])
+    return evaluator.evaluate()["bbox"]["AP"]
+
+
+def test_crowded_images_are_evaluated_with_as_many_detections_as_they_need(tmp_path, caplog):
+    folder = write_tiny_coco(tmp_path / "data", counts=(260, 2))
+    overrides = [*dataset_overrides(folder), f"train.output_dir={tmp_path}", "train.device=cpu"]
+    caplog.set_level(logging.INFO)
+    cfg = load_run_config(CONFIG, overrides)
+    assert cfg.data.max_dets_per_image == cfg.model.postprocessor.topk == 400
+    assert "An image has up to 260 objects: AP counts 400 detections of it (COCO: 100)" in caplog.text
+    assert "model.postprocessor.topk is raised from 100 to 400" in caplog.text
+    assert perfect_ap(cfg) > 99
+    assert perfect_ap(load_run_config(CONFIG, [*overrides, "data.max_dets_per_image=100"])) < 90
+    cfg = load_run_config(CONFIG, [*overrides, "model.postprocessor.topk=700"])
+    assert (cfg.data.max_dets_per_image, cfg.model.postprocessor.topk) == (400, 700)
+    few = write_tiny_coco(tmp_path / "few", counts=(100,))
+    cfg = load_run_config(CONFIG, [*dataset_overrides(few), "train.device=cpu"])
+    assert cfg.data.max_dets_per_image is None and cfg.model.postprocessor.topk == 100

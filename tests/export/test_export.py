@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from detectron2.structures import Boxes
 
 from export_models import EXPORTED, export_model
 from helpers import random_batch
@@ -32,12 +33,21 @@ def test_deployed_detector_is_the_model(detector):
     for pixels, item, (height, width) in zip(images, batch, sizes, strict=True):
         pixels[:, :height, :width] = item["image"]
     with torch.no_grad():
-        scores, labels, boxes = DeployedDetector(model=model)(images, torch.tensor(sizes))
+        inputs = images, torch.tensor(sizes)
+        scores, labels, boxes = DeployedDetector(model=model, outputs="pairs")(*inputs)
         for i, output in enumerate(model(batch)):
             instances = output["instances"]
             torch.testing.assert_close(scores[i], instances.scores)
             assert torch.equal(labels[i], instances.pred_classes)
             torch.testing.assert_close(boxes[i], instances.pred_boxes.tensor, atol=1e-3, rtol=1e-4)
+        scores, labels, boxes = DeployedDetector(model=model)(*inputs)
+        for i, stages in enumerate(model.forward_stages(batch)):
+            best, order = stages.scores[-1].max(-1).values.sort(descending=True)
+            torch.testing.assert_close(scores[i], best)
+            assert torch.equal(labels[i], stages.scores[-1].argmax(-1)[order])
+            expected = Boxes(stages.boxes[-1][order])
+            expected.clip(stages.image_size)
+            torch.testing.assert_close(boxes[i], expected.tensor, atol=1e-3, rtol=1e-4)
 
 
 def test_a_model_that_ends_early_is_exported_so():
@@ -109,10 +119,10 @@ def test_static_programs_refuse_other_sizes():
 
 def test_bad_options():
     model = export_model("detr")
-    with pytest.raises(ValueError, match="outputs='boxes': must be one of detections, raw"):
+    with pytest.raises(ValueError, match="outputs='boxes': must be one of detections, pairs, raw"):
         DeployedDetector(model=model, outputs="boxes")
     with pytest.raises(UserError, match="a dynamic axis is traced with at least 2"):
         export_program(model, batch=1)
     model.postprocessor = None
     with pytest.raises(ValueError, match="a NoneType cannot be exported; export with outputs='raw'"):
-        DeployedDetector(model=model)
+        DeployedDetector(model=model, outputs="pairs")

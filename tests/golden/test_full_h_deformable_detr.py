@@ -21,7 +21,7 @@ def test_equals_the_official_model():
     model = load_published(build(cfg), name, "h_deformable_detr")
     batch = inputs(name)
     with torch.no_grad():
-        predictions, proposals, _ = model.decode(model.encode(batch))
+        predictions, proposals, *_ = model.decode(model.encode(batch))
         outputs = [{"instances": model.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
                    for o in model.stage_outputs(predictions, batch)]  # fmt: skip
     check_stages(name, *stacked(predictions))

@@ -24,7 +24,7 @@ from sqr.targets import Targets
 class Levels(nn.Module):
     """Stands for the neck: the golden features are what comes out of it."""
 
-    def forward(self, features):
+    def forward(self, features, padding_mask=None):
         return features
 
 

@@ -46,6 +46,15 @@ def test_every_figure_says_where_it_is_from():
         assert all(figure["source"] in ZOO["sources"] for figure in row["published"])
 
 
+def test_published_weights_say_whose_they_are_and_where():
+    listed = [item for row in ROWS.values() for item in row.get("weights", ())]
+    assert len({item["url"] for item in listed}) == len(listed) > 10
+    for item in listed:
+        assert {"name", "owner", "url"} <= item.keys() <= {"name", "owner", "url", "ap", "size"}
+        assert item["url"].startswith("https://") and ("ap" not in item or 30 < item["ap"] < 60)
+        assert f"`{item['url']}`" in (ROOT / "MODEL_ZOO.md").read_text()
+
+
 MEASURED = {"config": str, "data": str, "ap": float, "ap50": float, "seed": int, "hardware": str, "command": str}
 
 

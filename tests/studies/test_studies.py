@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from helpers import ROOT
+from sqr import model_zoo
 from sqr.cli.study import main
 from sqr.config import find_config
 from sqr.errors import UserError
@@ -19,6 +20,7 @@ from sqr.studies import check_pages, find_studies, load_results, load_study, run
 from sqr.studies import runner as runner_module
 from sqr.studies.figures import draw_arms, draw_curves
 from sqr.studies.kinds import KINDS
+from sqr.studies.kinds.common import weights_digest
 from sqr.studies.kinds.training import NotReadyError
 from sqr.studies.report import build_report, study_table
 from sqr.studies.results import RESAMPLES, Measurement, image_weights
@@ -98,6 +100,10 @@ def test_tables_in_pages_say_what_the_results_say(study):
     results = load_results(study, ROOT / "results")
     assert check_pages(study, results, ROOT) == [], f"run: projects/SQR/tools/study.py report {study.name}"
     assert not any("with changes" in result.commit for result in results.values())
+    weights = {r.measurement.details["weights"] for r in results.values() if "weights" in r.measurement.details}
+    if weights:  # of the shipped checkpoint: another one makes the results out of date
+        current = weights_digest(model_zoo.get(study.protocol["config"], trained=True, device="cpu"))
+        assert weights == {current}, f"the shipped weights have changed: measure {study.name} again"
     report = ROOT / "results" / study.name / "report.json"
     if results:
         assert json.loads(report.read_text())["cells"]["measured"] == len(results)

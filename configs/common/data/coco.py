@@ -15,6 +15,8 @@
 - ``max_size``: longest edge in pixels, training and evaluation.
 - ``flip_prob``, ``crop_prob``: chance of the horizontal flip and of DETR's resize-crop-resize branch, whose
   sizes keep DETR's proportions of the largest ``min_size_train``.
+- ``max_dets_per_image``: best detections of an image and class that AP counts; null is COCO's 100, or more where an
+  image has more objects. ``model.postprocessor.topk`` is then raised to it.
 - ``color_jitter``: strength of random brightness, contrast and saturation, 0 for none.
 """
 
@@ -41,6 +43,7 @@ data = {
     "min_size_train": [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
     "min_size_test": 800,
     "max_size": 1333,
+    "max_dets_per_image": None,
     "flip_prob": 0.5,
     "crop_prob": 0.5,
     "color_jitter": 0.0,
@@ -104,5 +107,6 @@ dataloader.evaluator = L(BoxEvaluator)(
         split="${data.val.split}",
     ),
     implementation="vectorised",  # or "pycocotools": the same numbers, many times slower
+    max_dets_per_image="${data.max_dets_per_image}",
     output_dir="${train.output_dir}",
 )

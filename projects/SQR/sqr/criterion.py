@@ -54,6 +54,7 @@ class SetCriterion(nn.Module):
         auxiliary_repeats: how often every object is repeated for an auxiliary query set, where the query generator
             makes one (Jia et al., "DETRs with Hybrid Matching", CVPR 2023: 6).
         auxiliary_weight: weight of the auxiliary set's losses, each normalised by the repeated objects.
+        denoising_weight: weight of the denoising set's losses.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class SetCriterion(nn.Module):
         group_reduction: str = "sum",
         auxiliary_repeats: int = 6,
         auxiliary_weight: float = 1.0,
+        denoising_weight: float = 1.0,
     ):
         super().__init__()
         if group_reduction not in REDUCTIONS:
@@ -79,6 +81,7 @@ class SetCriterion(nn.Module):
         self.group_reduction = group_reduction
         self.auxiliary_repeats = auxiliary_repeats
         self.auxiliary_weight = auxiliary_weight
+        self.denoising_weight = denoising_weight
 
     def forward(
         self,
@@ -87,6 +90,10 @@ class SetCriterion(nn.Module):
         targets: Targets,
         proposals: StagePrediction | None = None,
         auxiliary: Sequence[StagePrediction] | None = None,
+        denoising: Sequence[StagePrediction] | None = None,
+        *,
+        assignment: Tensor | None = None,
+        classed_proposals: bool = False,
     ) -> dict[str, Tensor]:
         """The weighted losses of a batch.
 
@@ -95,18 +102,22 @@ class SetCriterion(nn.Module):
                 (a multiple of ``plan.groups`` if the initial queries are several groups).
             plan: what made them.
             targets: the batch's objects.
-            proposals: of a two-stage encoder; trained with every object as class 0.
+            proposals: of a two-stage encoder; trained with every object as class 0, or, with ``classed_proposals``,
+                as its own class.
             auxiliary: predictions of an auxiliary query set by the same plan.
+            denoising: likewise of denoising queries, whose ``assignment`` ``(T,)`` to the objects is given: the query
+                of every group that belongs to each object. Several initial groups are averaged.
 
         Returns:
-            At most one scalar a loss and step: ``loss_class/stage1``, ``loss_l1/stage1``, ``loss_giou/stage1``, ...,
-            ``loss_class/auxiliary_stage1``, ..., and ``loss_class/proposals``, ... of the encoder. Their sum is the
-            loss to minimise.
+            At most one scalar per loss and step: ``loss_class/stage1``, ``loss_l1/stage1``, ``loss_giou/stage1``, ...,
+            ``loss_class/auxiliary_stage1``, ..., ``loss_class/denoising_stage1``, ..., and ``loss_class/proposals``,
+            ... of the encoder. Their sum is the loss to minimise.
 
         Raises:
             UserError: see :class:`~sqr.matcher.HungarianMatcher`.
         """
-        factors = self._step_factors([p.logits.shape[1] for p in predictions], plan)
+        factors = self._step_factors(predictions, plan)
+        denoising_factors = [] if denoising is None else self._step_factors(denoising, plan)
         supervised = [i for i, weight in enumerate(plan.loss_weights) if weight]  # the others are not even matched
         predictions, names, factors = ([x[i] for i in supervised] for x in (predictions, plan.step_names, factors))
         with without_autocast(targets.boxes):
@@ -119,16 +130,24 @@ class SetCriterion(nn.Module):
                 scaled = [self.auxiliary_weight * factor for factor in factors]
                 terms.append(LossTerm(*_joint_problem(auxiliary, names, repeated), scaled, repeats))
             if proposals is not None:
-                terms.append(LossTerm(*_joint_problem([proposals], ["proposals"], targets.class_agnostic()), [1.0]))
+                objects = targets if classed_proposals else targets.class_agnostic()
+                terms.append(LossTerm(*_joint_problem([proposals], ["proposals"], objects), [1.0]))
             matches = self.matcher([term.problem for term in terms])
+            if denoising is not None:
+                denoising = [denoising[i] for i in supervised]
+                names = [f"denoising_{plan.step_names[i]}" for i in supervised]
+                scaled = [self.denoising_weight * denoising_factors[i] for i in supervised]
+                terms.append(LossTerm(*_joint_problem(denoising, names, targets), scaled))
+                matches.append(assignment.expand(sum(terms[-1].groups), -1))
             normaliser = average_count(targets.totals.objects, targets.boxes.device)
             losses = {}
             for term, match in zip(terms, matches, strict=True):
                 losses.update(self._step_losses(term, match, normaliser * term.repeats))
         return losses
 
-    def _step_factors(self, groups: Sequence[int], plan: Plan) -> list[float]:
+    def _step_factors(self, predictions: Sequence[StagePrediction], plan: Plan) -> list[float]:
         """What each step's sum over its groups is multiplied with."""
+        groups = [p.logits.shape[1] for p in predictions]
         divisors = groups if self.group_reduction == "mean" else [plan.initial_groups(groups)] * plan.num_steps
         return [weight / divisor for weight, divisor in zip(plan.loss_weights, divisors, strict=True)]
 

@@ -18,7 +18,15 @@ class DecoderStage(nn.Module):
     Groups never touch the batch axis of the memory: self-attention sees ``(B * G, Q, C)``, everything else
     ``(B, G * Q, C)`` against one ``(B, N, C)`` memory. The returned reference is detached from the graph (where the
     detector's paper detaches it), the content is not.
+
+    Attributes:
+        shared: names of the submodules that all stages of a decoder share (:func:`sqr.layers.repeated.repeated`).
     """
+
+    shared: tuple[str, ...] = ()
+
+    def make_first(self) -> None:
+        """Adapt this stage to being the first one, which differs in some detectors."""
 
     def prepare(self, memory: Any) -> PreparedMemory:
         """Compute what the stage needs of the memory only, such as keys and values.

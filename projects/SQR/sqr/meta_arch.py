@@ -14,7 +14,7 @@ from .criterion import SetCriterion
 from .decoder import RecollectingDecoder
 from .layers.padding import PaddingZeroer
 from .postprocessing import Postprocessor
-from .structures import BatchTotals, ImagePredictions, StagePrediction
+from .structures import BatchTotals, Decoded, ImagePredictions, StagePrediction
 from .targets import Targets
 
 
@@ -25,7 +25,8 @@ class QueryBasedDetector(nn.Module):
     Args:
         backbone: ``(B, 3, height, width)`` -> features by name.
         encoder: ``(features, padding_mask)`` -> memory.
-        query_generator: ``memory`` -> :class:`~sqr.structures.InitialQueries`.
+        query_generator: ``(memory, targets)`` -> :class:`~sqr.structures.InitialQueries`; ``targets`` are the batch's
+            objects in training and None in evaluation.
         decoder: runs the stages by a recollection plan in training, in sequence in evaluation.
         criterion: the set loss.
         postprocessor: ``(scores (Q, K), boxes (Q, 4) absolute xyxy, image_size)`` -> ``Instances``.
@@ -92,9 +93,8 @@ class QueryBasedDetector(nn.Module):
             targets = Targets.from_batched_inputs(
                 batched_inputs, num_classes=self.num_classes, device=self.device, totals=batch_totals
             )
-            predictions, proposals, auxiliary = self.decode(self.encode(batched_inputs))
-            return self.criterion(predictions, self.decoder.active_plan, targets, proposals, auxiliary)
-        predictions, *_ = self.decode(self.encode(batched_inputs))
+            return self.losses(self.decode(self.encode(batched_inputs), targets), targets)
+        predictions = self.decode(self.encode(batched_inputs)).predictions
         return [
             {"instances": self.postprocessor(o.scores[-1], o.boxes[-1], o.image_size)}
             for o in self.stage_outputs(predictions[-1:], batched_inputs)
@@ -111,8 +111,7 @@ class QueryBasedDetector(nn.Module):
         """
         if self.training:
             raise RuntimeError("forward_stages runs the inference plan: call model.eval() first")
-        predictions, *_ = self.decode(self.encode(batched_inputs))
-        return self.stage_outputs(predictions, batched_inputs)
+        return self.stage_outputs(self.decode(self.encode(batched_inputs)).predictions, batched_inputs)
 
     def preprocess(self, batched_inputs: Sequence[dict]) -> tuple[Tensor, Tensor]:
         """Normalise, then pad with zeros.
@@ -126,20 +125,43 @@ class QueryBasedDetector(nn.Module):
         sizes = torch.tensor([tuple(size) for size in padded.image_sizes]).to(self.device, non_blocking=True)
         return padded.tensor, padding_mask(sizes, *padded.tensor.shape[-2:])
 
-    def decode(
-        self, memory: object
-    ) -> tuple[list[StagePrediction], StagePrediction | None, list[StagePrediction] | None]:
+    def decode(self, memory: object, targets: Targets | None = None) -> Decoded:
         """What comes after the encoder, by the active plan.
 
-        Returns:
-            One prediction a step; the proposals of a two-stage encoder, or None; the predictions of an auxiliary query
-            set (which generators make in training only), or None.
+        Args:
+            memory: from :meth:`encode`.
+            targets: the batch's objects, in training, for query generators that make queries of them.
         """
-        initial = self.query_generator(memory)
-        if initial.auxiliary is None:
-            return self.decoder(initial.state, memory), initial.proposals, None
-        predictions, auxiliary = self.decoder.forward_sets((initial.state, initial.auxiliary), memory)
-        return predictions, initial.proposals, auxiliary
+        initial = self.query_generator(memory, targets)
+        states, blocks = [initial.state], 0
+        if initial.auxiliary is not None:
+            states.append(initial.auxiliary)
+        if (denoising := initial.denoising) is not None and denoising.sees_queries:
+            blocks = denoising.state.num_groups // initial.state.num_groups
+            states[0] = initial.state.beside(denoising.state)
+        elif denoising is not None:
+            states.append(denoising.state)
+        predictions, *others = self.decoder.forward_sets(states, memory)
+        auxiliary = None if initial.auxiliary is None else others[0]
+        denoised = others[-1] if denoising is not None and not blocks else None
+        if blocks:
+            pairs = [p.split(initial.state.content.shape[2], blocks) for p in predictions]
+            predictions, denoised = ([pair[i] for pair in pairs] for i in (0, 1))
+        return Decoded(predictions, initial.proposals, auxiliary, denoised, initial)
+
+    def losses(self, decoded: Decoded, targets: Targets) -> dict[str, Tensor]:
+        """The weighted losses of what :meth:`decode` made in training."""
+        predictions, proposals, auxiliary, denoising, initial = decoded
+        return self.criterion(
+            predictions,
+            self.decoder.active_plan,
+            targets,
+            proposals,
+            auxiliary,
+            denoising,
+            assignment=initial.denoising and initial.denoising.assignment,
+            classed_proposals=initial.classed_proposals,
+        )
 
     def encode(self, batched_inputs: Sequence[dict]) -> object:
         """The encoder's memory of a batch."""

@@ -55,16 +55,23 @@ class TopKPostprocessor:
         return best, labels, boxes, query
 
 
+def best_class_per_query(postprocessor: Postprocessor) -> PerQueryPostprocessor:
+    """What people see of a model with this postprocessor: each query once, best first, boxes clipped to the image."""
+    decay = getattr(postprocessor, "duplicate_decay", None)
+    return PerQueryPostprocessor(clip=True, duplicate_decay=decay, best_first=True)
+
+
 class PerQueryPostprocessor:
     """Every query's best class, in query order: DETR's evaluation (no selection, no threshold).
 
     Args:
         clip: clip boxes to the image. The official evaluation does not.
         duplicate_decay: see :func:`decay_duplicates`; None leaves scores as they are, as published.
+        best_first: order by score instead.
     """
 
-    def __init__(self, *, clip: bool = False, duplicate_decay: float | None = None):
-        self.clip, self.duplicate_decay = clip, checked_decay(duplicate_decay)
+    def __init__(self, *, clip: bool = False, duplicate_decay: float | None = None, best_first: bool = False):
+        self.clip, self.duplicate_decay, self.best_first = clip, checked_decay(duplicate_decay), best_first
 
     def __call__(self, scores: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Instances:
         """As :meth:`TopKPostprocessor.__call__`, but ``Q`` detections in query order."""
@@ -75,7 +82,10 @@ class PerQueryPostprocessor:
         best, classes = scores.max(-1)
         if self.duplicate_decay is not None:
             best = decay_duplicates(best, classes, boxes, self.duplicate_decay)
-        return best, classes, boxes, torch.arange(scores.shape[-2], device=scores.device).expand_as(classes)
+        if not self.best_first:
+            return best, classes, boxes, torch.arange(scores.shape[-2], device=scores.device).expand_as(classes)
+        best, query = best.topk(best.shape[-1], dim=-1)
+        return best, classes.gather(-1, query), boxes.gather(-2, query[..., None].expand(*query.shape, 4)), query
 
 
 def decay_duplicates(scores: Tensor, labels: Tensor, boxes: Tensor, exponent: float) -> Tensor:

@@ -11,42 +11,47 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import Instances
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
 from .config import default_device, load_run_config
+from .data.image_inputs import COLORS, ImageLike, as_pixels, is_single_image
 from .data.layouts import CocoSplit
 from .data.prepared import prepare_split
 from .engine import load_model
 from .errors import as_user_error
+from .postprocessing import best_class_per_query
 from .runs import run_files
 from .structures import ImagePredictions
+from .visualization.drawing import draw_detections
 
-ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
-COLORS = ("BGR", "RGB")
+SCORE_THRESHOLD = 0.3
+"""Of what people see, where they give none."""
 
 
 class Predictor:
     """A detector that takes images as people have them.
 
-    Images are resized and converted as the config evaluates them (its test mapper), so predictions are those of
-    ``train_net.py --eval-only``. What is taken for an image:
+    Images are resized and converted as the config evaluates them (its test mapper). Each query that reaches the
+    threshold is one detection, of its best class, with its box clipped to the image; ``as_evaluated=True`` returns the
+    pairs of query and class that ``train_net.py --eval-only`` evaluates. What is taken for an image:
 
     - a path;
-    - a PIL image, its pixels as they are (no orientation by EXIF, which paths get);
-    - a numpy array ``(height, width, 3)`` or grey ``(height, width)``, uint8, BGR as OpenCV reads and Detectron2's
-      ``DefaultPredictor`` takes it;
+    - a PIL image of any mode, its pixels as they are (no orientation by EXIF, which paths get);
+    - a numpy array ``(height, width, 3)``, with a fourth channel (transparency, left out) or grey ``(height, width)``,
+      uint8 or uint16, BGR as OpenCV reads and Detectron2's ``DefaultPredictor`` takes it;
     - a tensor ``(3, height, width)``, uint8, RGB as ``torchvision.io`` reads it.
 
     Args:
         model: a trained detector; it is switched to evaluation.
         mapper: the test mapper, a Detectron2 ``DatasetMapper`` or one with its ``augmentations`` and ``image_format``.
         class_names: ``K`` names.
-        score_threshold: detections of a lower score are left out; 0 keeps what an evaluation sees.
-        batch_size: images that go through the model together. With 1 no image depends on its company.
+        score_threshold: leave out detections of a lower score; None is 0.3, or 0 with ``as_evaluated``.
+        batch_size: images that go through the model together.
+        as_evaluated: return what an evaluation sees: the model's own selection of pairs of query and class, so that a
+            query can be several detections, boxes not clipped.
     """
 
     def __init__(
@@ -55,8 +60,9 @@ class Predictor:
         model: nn.Module,
         mapper: object,
         class_names: Sequence[str],
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         batch_size: int = 1,
+        as_evaluated: bool = False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
@@ -66,8 +72,11 @@ class Predictor:
         self.model = model.eval()
         self.mapper = mapper
         self.class_names = tuple(class_names)
+        if score_threshold is None:
+            score_threshold = 0.0 if as_evaluated else SCORE_THRESHOLD
         self.score_threshold = score_threshold
         self.batch_size = batch_size
+        self.as_evaluated = as_evaluated
 
     @classmethod
     def from_config(
@@ -77,8 +86,9 @@ class Predictor:
         *,
         overrides: Sequence[str] = (),
         device: str | None = None,
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         batch_size: int = 1,
+        as_evaluated: bool = False,
     ) -> Predictor:
         """The model of a config with the weights of a checkpoint.
 
@@ -87,7 +97,7 @@ class Predictor:
             checkpoint: whatever ``train.init_checkpoint`` takes: path, URL, ``zoo://NAME``, ``zoo``.
             overrides: ``key=value`` of the config, such as ``data.min_size_test=640``.
             device: the first GPU if there is one when None.
-            score_threshold, batch_size: see the class.
+            score_threshold, batch_size, as_evaluated: see the class.
 
         Raises:
             UserError: no such config or checkpoint, weights that do not fit, or a bad override.
@@ -108,6 +118,7 @@ class Predictor:
             class_names=names,
             score_threshold=score_threshold,
             batch_size=batch_size,
+            as_evaluated=as_evaluated,
         )
 
     @classmethod
@@ -118,22 +129,29 @@ class Predictor:
         checkpoint: str | None = None,
         overrides: Sequence[str] = (),
         device: str | None = None,
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         batch_size: int = 1,
+        as_evaluated: bool = False,
     ) -> Predictor:
         """What a training wrote to its output folder.
 
         Args:
             output_dir: the run's ``train.output_dir``.
             checkpoint: a file in it (``model_best.pth``, ``model_final.pth@ema``); the last checkpoint when None.
-            overrides, device, score_threshold, batch_size: as :meth:`from_config`.
+            overrides, device, score_threshold, batch_size, as_evaluated: as :meth:`from_config`.
 
         Raises:
             UserError: no config or no checkpoint there, or as :meth:`from_config`.
         """
         config, path = run_files(output_dir, checkpoint)
         return cls.from_config(
-            config, path, overrides=overrides, device=device, score_threshold=score_threshold, batch_size=batch_size
+            config,
+            path,
+            overrides=overrides,
+            device=device,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            as_evaluated=as_evaluated,
         )
 
     @classmethod
@@ -143,8 +161,9 @@ class Predictor:
         *,
         overrides: Sequence[str] = (),
         device: str | None = None,
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         batch_size: int = 1,
+        as_evaluated: bool = False,
     ) -> Predictor:
         """A trained model of the zoo by its config's name, such as ``quick/sqr_deformable_detr_shapes``.
 
@@ -152,7 +171,13 @@ class Predictor:
             UserError: no such config, or no checkpoint of it; the message lists those that there are.
         """
         return cls.from_config(
-            name, "zoo", overrides=overrides, device=device, score_threshold=score_threshold, batch_size=batch_size
+            name,
+            "zoo",
+            overrides=overrides,
+            device=device,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            as_evaluated=as_evaluated,
         )
 
     def __call__(
@@ -171,8 +196,8 @@ class Predictor:
             score_threshold: in the place of the predictor's.
 
         Returns:
-            Instances in pixels of the image as given, on the model's device: ``pred_boxes``, ``scores``,
-            ``pred_classes``, ``query_ids``. A list of them for a batch.
+            Instances in pixels of the image as given, best first, on the model's device: ``pred_boxes``, ``scores``,
+            ``pred_classes``, ``pred_class_names`` and ``query_ids``. A list of them for a batch.
 
         Raises:
             OSError: a path that does not exist or is no image.
@@ -181,10 +206,33 @@ class Predictor:
         threshold = self.score_threshold if score_threshold is None else score_threshold
 
         def detect(inputs: list[dict]) -> list[Instances]:
-            found = [output["instances"] for output in self.model(inputs)]
+            if self.as_evaluated:
+                found = [output["instances"] for output in self.model(inputs)]
+            else:
+                select = best_class_per_query(getattr(self.model, "postprocessor", None))
+                stages = self.model.forward_stages(inputs)
+                found = [select(o.scores[-1], o.boxes[-1], o.image_size) for o in stages]
+            for instances in found:
+                labels = instances.pred_classes.tolist()
+                instances.pred_class_names = ClassNames(self.class_names[label] for label in labels)
             return [instances[instances.scores >= threshold] for instances in found]
 
         return self._run(detect, images, color)
+
+    def draw(self, image: ImageLike, instances: Instances | None = None, *, color: str | None = None) -> Image.Image:
+        """Draw detections on an image, every class in its own colour, the same in all pictures.
+
+        Args:
+            image: one image.
+            instances: in pixels of the image; what the predictor detects when None.
+            color: see :meth:`__call__`.
+
+        Returns:
+            A picture to show or ``save``. Small images are enlarged, see :func:`sqr.visualization.draw_detections`.
+        """
+        if instances is None:
+            instances = self(image, color=color)
+        return Image.fromarray(draw_detections(as_pixels(image, "RGB", color), instances, self.class_names))
 
     def stages(
         self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
@@ -199,7 +247,7 @@ class Predictor:
     def _run(self, function, images, color: str | None):
         if color is not None and color not in COLORS:
             raise ValueError(f"color={color!r}: must be one of {', '.join(COLORS)}")
-        single = _is_single(images)
+        single = is_single_image(images)
         items = [images] if single else images
         results: list = []
         for start in range(0, len(items), self.batch_size):
@@ -213,12 +261,24 @@ class Predictor:
             if not Path(image).is_file():
                 raise FileNotFoundError(f"no such image: {os.fspath(image)}")
             return self.mapper({"file_name": os.fspath(image)})
-        pixels = _as_array(image, self.mapper.image_format, color)
+        pixels = as_pixels(image, self.mapper.image_format, color)
         height, width = pixels.shape[:2]
         augmented = T.AugInput(pixels)
         self.mapper.augmentations(augmented)
         tensor = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
+
+
+class ClassNames(list):
+    """The name of each detection's class, indexed as the other fields of Detectron2's ``Instances`` are."""
+
+    def __getitem__(self, item: int | slice | Tensor):
+        if isinstance(item, (int, slice)):
+            found = super().__getitem__(item)
+            return found if isinstance(item, int) else ClassNames(found)
+        chosen = torch.as_tensor(item)
+        rows = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen
+        return ClassNames(super(ClassNames, self).__getitem__(row) for row in rows.tolist())
 
 
 def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
@@ -245,37 +305,3 @@ def _names_of_files(data: DictConfig) -> tuple[str, ...] | None:
         if split.annotations and Path(split.annotations).is_file():
             return tuple(name for _, name in prepare_split(CocoSplit(split.annotations, ())).categories)
     return None
-
-
-def _is_single(images: object) -> bool:
-    """Whether something is one image rather than a batch."""
-    if isinstance(images, (str, os.PathLike, Image.Image)):
-        return True
-    if isinstance(images, (np.ndarray, Tensor)):
-        return images.ndim != 4
-    if isinstance(images, Sequence):
-        return False
-    raise TypeError(f"an image is a path, a PIL image, an array or a tensor, or a sequence of them, not {type(images)}")
-
-
-def _as_array(image: object, image_format: str, color: str | None) -> np.ndarray:
-    """``(height, width, 3)`` uint8 in the mapper's channel order."""
-    if isinstance(image, Image.Image):
-        return convert_PIL_to_numpy(image, image_format)
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] not in (1, 3) or image.dtype != torch.uint8:
-            raise ValueError(f"a tensor must be (3, height, width) uint8, not {tuple(image.shape)} {image.dtype}")
-        pixels = image.permute(1, 2, 0).cpu().numpy()
-        color = color or "RGB"
-    elif isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or image.dtype != np.uint8:
-            raise ValueError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
-        pixels = image[:, :, None] if image.ndim == 2 else image
-        color = color or "BGR"
-    else:
-        raise TypeError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
-    if 0 in pixels.shape:
-        raise ValueError(f"the image has no pixels: {tuple(image.shape)}")
-    if pixels.shape[2] == 1:
-        return pixels.repeat(3, axis=2)
-    return pixels if color == image_format else pixels[:, :, ::-1]

@@ -68,6 +68,25 @@ class QueryState:
             extras={k: v[:, begin:end] for k, v in self.extras.items()},
         )
 
+    def beside(self, others: QueryState) -> QueryState:
+        """These queries, then ``others`` in the same groups, which see these ones and those of their own group.
+
+        Where there are ``n`` groups of ``others`` for each group here, they become ``n`` blocks of queries. The extra
+        ``block``, ``(B, G, Q)``, tells a stage's self-attention who sees whom: block 0 is seen by all, any other by
+        itself. :meth:`StagePrediction.split` is the way back.
+        """
+        blocks = others.num_groups // self.num_groups
+
+        def join(x: Tensor, y: Tensor) -> Tensor:
+            return torch.cat((x, y.unflatten(1, (-1, blocks)).flatten(2, 3)), dim=2)
+
+        extras = {k: join(v, others.extras[k]) for k, v in self.extras.items()}
+        device = self.content.device
+        own = torch.zeros(self.content.shape[2], dtype=torch.int64, device=device)
+        block = torch.cat((own, torch.arange(1, blocks + 1, device=device).repeat_interleave(others.content.shape[2])))
+        extras["block"] = block.expand(*self.content.shape[:2], -1)
+        return QueryState(join(self.content, others.content), join(self.reference, others.reference), extras)
+
     def split(self, num_queries: int) -> tuple[QueryState, QueryState]:
         """The first ``num_queries`` queries of every group, and the others."""
         first, others = (
@@ -88,10 +107,12 @@ class StagePrediction:
     Attributes:
         logits: ``(B, G, Q, K)`` raw class scores (``K + 1`` where a detector has a no-object class).
         boxes: ``(B, G, Q, 4)`` normalised cxcywh.
+        extras: whatever else a detector's losses need, each ``(B, G, Q, ...)``.
     """
 
     logits: Tensor
     boxes: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def cat(predictions: Sequence[StagePrediction]) -> StagePrediction:
@@ -101,7 +122,34 @@ class StagePrediction:
         return StagePrediction(
             logits=torch.cat([p.logits for p in predictions], dim=1),
             boxes=torch.cat([p.boxes for p in predictions], dim=1),
+            extras={k: torch.cat([p.extras[k] for p in predictions], dim=1) for k in predictions[0].extras},
         )
+
+    def split(self, num_queries: int, blocks: int) -> tuple[StagePrediction, StagePrediction]:
+        """The first ``num_queries`` queries of every group, and ``blocks`` blocks of others as groups of their own."""
+        first, others = zip(
+            *(
+                (x[:, :, :num_queries], x[:, :, num_queries:].unflatten(2, (blocks, -1)).flatten(1, 2))
+                for x in (self.logits, self.boxes)
+            ),
+            strict=True,
+        )
+        return StagePrediction(*first), StagePrediction(*others)
+
+
+@dataclass
+class DenoisingSet:
+    """Queries made from the objects, in training only.
+
+    Attributes:
+        state: ``(B, G, Q, C)``, any number of groups.
+        assignment: ``(T,)`` int64, the query of every group that each of the batch's objects belongs to.
+        sees_queries: whether they attend to the matched queries too, which never attend to them.
+    """
+
+    state: QueryState
+    assignment: Tensor
+    sees_queries: bool = True
 
 
 class BatchTotals(NamedTuple):
@@ -125,11 +173,15 @@ class InitialQueries:
         proposals: predictions of a two-stage encoder, ``G = 1`` and ``Q = N``, every object being class 0; or None.
         auxiliary: a second query set, in training only (hybrid matching); or None. The decoder runs it on its own, so
             that the two sets never see each other, and the criterion matches it with repeated objects.
+        denoising: queries made from the objects, in training only; or None.
+        classed_proposals: proposals have the objects' own classes instead.
     """
 
     state: QueryState
     proposals: StagePrediction | None = None
     auxiliary: QueryState | None = None
+    denoising: DenoisingSet | None = None
+    classed_proposals: bool = False
 
     @staticmethod
     def split(state: QueryState, num_queries: int, proposals: StagePrediction | None = None) -> InitialQueries:
@@ -152,6 +204,24 @@ def fold_groups_into_queries(x: Tensor) -> Tensor:
 
 Memory = TypeVar("Memory")
 Projection = TypeVar("Projection")
+
+
+class Decoded(NamedTuple):
+    """What a detector makes of a memory.
+
+    Attributes:
+        predictions: one per step.
+        proposals: of a two-stage encoder, or None.
+        auxiliary: likewise one per step, of the auxiliary set; or None.
+        denoising: likewise of the denoising set; or None.
+        initial: the queries that they come from.
+    """
+
+    predictions: list[StagePrediction]
+    proposals: StagePrediction | None
+    auxiliary: list[StagePrediction] | None
+    denoising: list[StagePrediction] | None
+    initial: InitialQueries
 
 
 @dataclass

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..ops.functional import library
 from .reporting import print_table
 
 ROOT = Path(__file__).resolve().parents[4]
 _PACKAGE = Path("projects", "SQR", "sqr")
-_SOURCES = (str(_PACKAGE / "csrc"), "setup.py")
+_SOURCES = _PACKAGE / "csrc"
 
 
 def compare(commit: str, arguments: Sequence[str], *, rounds: int) -> dict:
@@ -58,7 +59,8 @@ def compare(commit: str, arguments: Sequence[str], *, rounds: int) -> dict:
 
 def _provide_operators(other: Path, commit: str) -> None:
     """Copy the compiled operators where their sources are the same, build them otherwise."""
-    if _git("diff", "--name-only", commit, "--", *_SOURCES):
+    unused = () if library.has_cuda else (f":(exclude){_SOURCES}/cuda", f":(exclude){_SOURCES}/emulation")
+    if _git("diff", "--name-only", commit, "--", str(_SOURCES), *unused):
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]
         subprocess.run(command, cwd=other, check=True, stdout=subprocess.DEVNULL)
         return

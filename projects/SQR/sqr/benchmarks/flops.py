@@ -24,8 +24,8 @@ class _Traceable(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
         memory = self.model.encode_images(images, mask)
-        predictions, proposals, auxiliary = self.model.decode(memory)
-        every = [*predictions, *([] if proposals is None else [proposals]), *(auxiliary or [])]
+        decoded = self.model.decode(memory)
+        every = [*decoded.predictions, *filter(None, [decoded.proposals]), *(decoded.auxiliary or [])]
         return [x for p in every for x in (p.logits, p.boxes)]
 
 

@@ -108,8 +108,7 @@ class Rehearsal:
         with torch.autocast("cpu", self._amp_dtype, enabled=amp):
             mask = torch.zeros(images, height, width, dtype=torch.bool)
             memory = model.encode_images(torch.empty(images, 3, height, width), mask)
-            predictions, proposals, auxiliary = model.decode(memory)
-            losses = model.criterion(predictions, model.decoder.active_plan, targets, proposals, auxiliary)
+            losses = model.losses(model.decode(memory, targets), targets)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         del losses
         total.backward()

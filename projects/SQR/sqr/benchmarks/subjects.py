@@ -160,10 +160,9 @@ class Subject:
         memory.tokens.grad = None
         self.optimizer.zero_grad()
         with self.autocast():
-            predictions, proposals, auxiliary = self.model.decode(memory)
+            decoded = self.model.decode(memory, targets)
             laps("forward")
-            plan = self.model.decoder.active_plan
-            losses = self.model.criterion(predictions, plan, targets, proposals, auxiliary)
+            losses = self.model.losses(decoded, targets)
             laps("loss")
         self._backward(losses, laps)
         return losses

@@ -44,6 +44,27 @@ def _dab_deformable_detr(state_dict: StateDict) -> Rules:
     ]
 
 
+def _dino(state_dict: StateDict) -> Rules:
+    return [
+        *_dino_decoder(num_stages(state_dict)),
+        (r"transformer\.enc_out_(class|bbox)_embed\.(.+)", r"query_generator.\1_embed.\2"),
+        *_deformable_detr(state_dict),
+    ]
+
+
+def _detrex_dino(state_dict: StateDict) -> Rules:
+    return [*_dino_decoder(num_stages(state_dict)), *_detrex_deformable_detr(state_dict)]
+
+
+def _dino_decoder(stages: int) -> Rules:
+    """What DINO has beyond two-stage Deformable DETR."""
+    return [
+        (r"transformer\.decoder\.((?:norm|ref_point_head)\..+)", every_stage(stages, r"\1")),
+        (r"transformer\.tgt_embed\.weight", r"query_generator.content.weight"),
+        (r"label_enc\.weight", r"query_generator.denoising.label_embed.weight"),
+    ]
+
+
 def _mmcv_deformable_transformer(prefix: str) -> Rules:
     """Encoder and decoder as mmcv's building blocks name them, under ``prefix``."""
     t = prefix + r"transformer\."
@@ -141,6 +162,31 @@ def _torchvision_resnet(state_dict: StateDict) -> Rules:
 
 LAYOUTS = (
     *DENSE_LAYOUTS,
+    Layout(
+        name="dino",
+        source="IDEA-Research/DINO",
+        signature=(
+            r"transformer\.level_embed",
+            r"transformer\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight",
+            r"transformer\.enc_out_class_embed\.weight",
+            r"transformer\.tgt_embed\.weight",
+            r"label_enc\.weight",
+        ),
+        rules=_dino,
+        copies=heads_twice,
+    ),
+    Layout(
+        name="detrex_dino",
+        source="IDEA-Research/detrex",
+        signature=(
+            r"transformer\.level_embeds",
+            r"transformer\.decoder\.layers\.0\.attentions\.1\.sampling_offsets\.weight",
+            r"transformer\.tgt_embed\.weight",
+            r"label_enc\.weight",
+        ),
+        rules=_detrex_dino,
+        copies=heads_twice,
+    ),
     Layout(
         name="dab_deformable_detr",
         source="IDEA-Research/DAB-DETR, DAB-Deformable-DETR",

@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument(
         "--outputs", choices=tuple(OUTPUTS), default="detections",
-        help="detections: scores, labels, boxes in pixels; raw: logits and normalised boxes of every query",
+        help="detections: score, label and box in pixels of every query's best class; pairs: of the pairs of query and "
+        "class that an evaluation sees; raw: logits and normalised boxes of every query",
     )  # fmt: skip
     parser.add_argument("--static", action="store_true", help="fix batch and size to those of --batch and --size")
     parser.add_argument("--batch", type=int, default=2, help="images to trace with; default 2")

@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": ("convert", (), "published checkpoints to this package's names, and back"),
     "bench": ("benchmark", (), "speed and memory of operators, training, inference, loading"),
     "plan": ("plan", (), "print and draw recollection plans: sqr plan selective"),
+    "study": ("study", (), "measure and report studies with seeds and intervals: sqr study list"),
     "configs": ("configs", (), "list the shipped configs, or copy one: sqr configs ls, sqr configs cp NAME FILE"),
     "demo": ("demo", (), "train a quick model and write its stage report"),
 }

@@ -18,7 +18,7 @@ from PIL import Image
 from ..data import read_image
 from ..errors import UsageError, UserError, one_line, report_error
 from ..predictor import Predictor
-from ..visualization.drawing import class_metadata, draw_detections, draw_stages
+from ..visualization.drawing import draw_detections, draw_stages
 from ..visualization.sources import Video, VideoFile, find_inputs, is_video, opencv
 from .model_choice import add_model_options, chosen_model
 
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--stages draws images, not video")
     if args.output is None and args.json is None and not args.show:
         args.output = Path("output/predictions")
-    if args.output is not None or args.show:
-        opencv("drawing")
+    if args.show:
+        opencv("--show")
     config, weights = chosen_model(args)
     predictor = Predictor.from_config(
         config, weights, overrides=args.opts, device=args.device, score_threshold=args.score_threshold
@@ -135,10 +135,7 @@ def _image(path: Path, target: Path, predictor: Predictor, args: argparse.Namesp
 def _video(source: Path | int, target: Path, predictor: Predictor, args: argparse.Namespace, results: Results) -> None:
     """A video file or a camera, frame by frame."""
     opencv("video")
-    from detectron2.utils.video_visualizer import VideoVisualizer
-
     video = Video(source)
-    visualizer = VideoVisualizer(class_metadata(predictor.class_names))
     name = f"camera {source}" if isinstance(source, int) else str(source)
     place = (args.output or Path()) / target.with_suffix(f".{args.video_format}")
     started, done = time.perf_counter(), 0
@@ -150,7 +147,7 @@ def _video(source: Path | int, target: Path, predictor: Predictor, args: argpars
             results.add(name, instances, frame=index)
             done = index + 1
             if args.output is not None or args.show:
-                drawn = visualizer.draw_instance_predictions(frame[:, :, ::-1], instances.to("cpu")).get_image()
+                drawn = draw_detections(frame[:, :, ::-1], instances, predictor.class_names, smallest=0)
                 if args.output is not None:
                     written.write(drawn[:, :, ::-1])
                 if args.show and _show(drawn[:, :, ::-1], wait=1):

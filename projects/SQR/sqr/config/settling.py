@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
-from ..data import check_queries, resolve_num_classes
+from ..data import check_queries, most_objects, resolve_num_classes
 from ..distributed import resolve_device
 from ..errors import UsageError, as_user_error
 from .loading import editable, find_config, load_config, name_zoo_checkpoint, read_config
@@ -67,6 +68,7 @@ def load_run_config(
                 resolve_num_classes(cfg, check_files=needs_data)
                 if training:
                     check_queries(cfg)
+                settle_max_detections(cfg)
     if training:
         cfg.train.seed = resolve_seed(cfg.train.seed)
         cfg.train.max_iter = settled_max_iter(cfg)
@@ -74,6 +76,27 @@ def load_run_config(
             cfg.train.max_epochs = None  # the saved config states one length
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+def settle_max_detections(cfg: DictConfig) -> None:
+    """Choose ``data.max_dets_per_image``, where it is null, and the least ``model.postprocessor.topk`` from the data.
+
+    COCO's 100 are enough up to 100 objects in an image. Beyond that it is 1.5 times the objects of the fullest image,
+    rounded up to a hundred, since a detector needs more detections than there are objects.
+    """
+    if "max_dets_per_image" not in cfg.data:
+        return
+    objects = most_objects(cfg)
+    if cfg.data.max_dets_per_image is None:
+        if objects <= 100:
+            return
+        cfg.data.max_dets_per_image = math.ceil(1.5 * objects / 100) * 100
+    wanted = cfg.data.max_dets_per_image
+    logger.info("An image has up to %d objects: AP counts %d detections of it (COCO: 100)", objects, wanted)
+    postprocessor = cfg.model.get("postprocessor")
+    if postprocessor is not None and postprocessor.get("topk", wanted) < wanted:
+        logger.info("model.postprocessor.topk is raised from %d to %d", postprocessor.topk, wanted)
+        postprocessor.topk = wanted
 
 
 def default_device() -> str:

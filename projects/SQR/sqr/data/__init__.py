@@ -13,6 +13,7 @@ _MODULES = {
         "check_queries",
         "detection_dataset_name",
         "get_detection_dataset",
+        "most_objects",
         "resolve_num_classes",
     ),
     "images": ("UnreadableImageError", "read_image"),

@@ -171,6 +171,14 @@ def check_queries(cfg: DictConfig) -> None:
         )
 
 
+def most_objects(cfg: DictConfig) -> int:
+    """The highest number of objects in one training or validation image; 0 where it is not known.
+
+    It is known of annotation files, not of registered datasets.
+    """
+    return max(_split_of_config(cfg, key, check_files=False).most_objects for key in ("train", "val"))
+
+
 def _split_of_config(cfg: DictConfig, key: str, check_files: bool) -> _Split:
     split, root = cfg.data[key], cfg.data.get("root")
     if split.name is None and split.annotations is None and root is None:

@@ -21,6 +21,7 @@ from ..boxes import cxcywh_to_xyxy
 from ..decoder import DecoderStage
 from ..layers import FFN, AdaptiveMixing, AdaptiveSampling, QueryTable, SelfAttention, in_float32, sine_encoding
 from ..layers.adaptive_mixing import Generators
+from ..layers.repeated import repeated
 from ..ops import operand
 from ..structures import (
     InitialQueries,
@@ -31,6 +32,7 @@ from ..structures import (
     fold_groups_into_batch,
     fold_groups_into_queries,
 )
+from ..targets import Targets
 
 POSITION_UNIT = 1000.0
 """What x and y are divided by before the sine embedding, as published; z and r are not."""
@@ -122,7 +124,7 @@ class FullImageQueries(nn.Module):
         rows = len(self.init_content.weight)
         self.register_buffer("init_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(rows, 1))
 
-    def forward(self, memory: PyramidMemory) -> InitialQueries:
+    def forward(self, memory: PyramidMemory, targets: Targets | None = None) -> InitialQueries:
         content = self.init_content()
         groups, queries, dim = content.shape
         content = F.layer_norm(content, (dim,))
@@ -222,32 +224,7 @@ def intersection_over_foreground(boxes: Tensor) -> Tensor:
     return (high - low).clamp(min=0).prod(-1) / area[..., None]
 
 
-def adamixer_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    dim: int = 256,
-    num_heads: int = 8,
-    ffn_dim: int = 2048,
-    in_points: int = 32,
-    out_points: int = 128,
-    num_feature_groups: int = 4,
-    dropout: float = 0.0,
-) -> list[AdaMixerStage]:
-    """``num_stages`` equal stages, each with its own heads."""
-    return [
-        AdaMixerStage(
-            num_classes=num_classes,
-            dim=dim,
-            num_heads=num_heads,
-            ffn_dim=ffn_dim,
-            in_points=in_points,
-            out_points=out_points,
-            num_feature_groups=num_feature_groups,
-            dropout=dropout,
-        )
-        for _ in range(num_stages)
-    ]
+adamixer_stages = repeated(AdaMixerStage, "adamixer_stages", "num_stages")
 
 
 def _head(dim: int, out_dim: int) -> nn.Sequential:

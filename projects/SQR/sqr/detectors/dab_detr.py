@@ -24,7 +24,9 @@ from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
+from ..layers.repeated import repeated
 from ..structures import DenseMemory, InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 INVERSE_SIGMOID_EPS = 1e-3
 """Of both forms, in the official code and in detrex; Deformable DETR has 1e-5."""
@@ -56,7 +58,7 @@ class AnchorQueries(nn.Module):
         self.anchors = make_table(dim=4)  # before the sigmoid
         self.content = make_table(dim=dim) if learned_content else None
 
-    def forward(self, memory: DenseMemory | MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory | MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         anchors = self.anchors().sigmoid()
         content = anchors.new_zeros(*anchors.shape[:2], self.dim) if self.content is None else self.content()
         shape = (memory.tokens.shape[0], -1, -1, -1)
@@ -71,44 +73,40 @@ class DabDetrStage(ConditionalDecoderLayer):
     made that box. The box handed on is refined from the raw output, the predicted one from the normalised output.
 
     Args:
-        first: whether this is the first stage, with its special cases.
-        norm, class_embed, bbox_embed: output norm and heads, shared by all stages.
-        query_scale: ``C -> C``, scales the sine embedding by the content; unused, so None, in the first stage.
-        ref_point_head: ``2 C -> C``, the query's position from its box's sine embedding.
-        ref_anchor_head: ``C -> 2``, the width and height to look for.
+        num_classes: ``K``.
+        special_first: see :class:`~sqr.layers.conditional_decoder.ConditionalDecoderLayer`.
     """
+
+    shared = ("norm", "class_embed", "bbox_embed", "query_scale", "ref_point_head", "ref_anchor_head")
 
     def __init__(
         self,
         *,
-        first: bool,
-        norm: nn.Module,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
-        query_scale: nn.Module | None,
-        ref_point_head: nn.Module,
-        ref_anchor_head: nn.Module,
+        num_classes: int,
         dim: int = 256,
         num_heads: int = 8,
         ffn_dim: int = 2048,
         dropout: float = 0.0,
         activation: str = "prelu",
+        special_first: bool = True,
     ):
         super().__init__(
-            first=first, dim=dim, num_heads=num_heads, ffn_dim=ffn_dim, dropout=dropout, activation=activation
+            dim=dim,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
+            activation=activation,
+            special_first=special_first,
         )
-        self.first = first
-        self.norm = norm
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
-        self.query_scale = query_scale
-        self.ref_point_head = ref_point_head
-        self.ref_anchor_head = ref_anchor_head
+        self.norm = nn.LayerNorm(dim)
+        self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+        self.ref_point_head = _xavier_mlp(2 * dim, dim, dim)  # a box's sine embedding -> the query's position
+        self.ref_anchor_head = _xavier_mlp(dim, dim, 2)  # the content -> width and height to look for
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         content = state.content
         half = content.shape[-1] // 2
-        box = state.reference if self.first else state.reference.detach()
+        box = state.reference if self.query_scale is None else state.reference.detach()
         embedding = box_encoding(box, dim=half)  # (B, G, Q, 2 C): y, x, w, h
         sine = embedding[..., : 2 * half]
         if self.query_scale is not None:
@@ -122,43 +120,7 @@ class DabDetrStage(ConditionalDecoderLayer):
         return QueryState(x, handed_on, state.extras), StagePrediction(self.class_embed(output), boxes)
 
 
-def dab_detr_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    dim: int = 256,
-    num_heads: int = 8,
-    ffn_dim: int = 2048,
-    dropout: float = 0.0,
-    activation: str = "prelu",
-    special_first: bool = True,
-) -> list[DabDetrStage]:
-    """The decoder stages of DAB-DETR; ``special_first=False`` for a decoder whose first stage was a later one."""
-    class_embed, bbox_embed = make_heads(num_classes=num_classes, dim=dim)
-    norm = nn.LayerNorm(dim)
-    query_scale, ref_point_head = _position_networks(dim)
-    ref_anchor_head = MLP(in_dim=dim, hidden_dim=dim, out_dim=2, num_layers=2)
-    xavier_uniform_all(ref_anchor_head)
-    stages = []
-    for stage in range(num_stages):
-        first = stage == 0 and special_first
-        stages.append(
-            DabDetrStage(
-                first=first,
-                norm=norm,
-                class_embed=class_embed,
-                bbox_embed=bbox_embed,
-                query_scale=None if first else query_scale,
-                ref_point_head=ref_point_head,
-                ref_anchor_head=ref_anchor_head,
-                dim=dim,
-                num_heads=num_heads,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-                activation=activation,
-            )
-        )
-    return stages
+dab_detr_stages = repeated(DabDetrStage, "dab_detr_stages", "num_stages")
 
 
 class DabDeformableStage(DeformableDecoderLayer):
@@ -169,24 +131,24 @@ class DabDeformableStage(DeformableDecoderLayer):
     the content in all stages but the first.
 
     Args:
-        class_embed, bbox_embed: the stage's own heads.
-        query_scale: ``C -> C``, or None in the first stage; shared by the others.
-        ref_point_head: ``2 C -> C``, shared.
+        num_classes: ``K``.
+        special_first: whether the first stage differs: it does not scale positions (so ``query_scale`` is None), and
+            its boxes start small. False if the only stage was a later one.
     """
+
+    shared = ("query_scale", "ref_point_head")
 
     def __init__(
         self,
         *,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
-        query_scale: nn.Module | None,
-        ref_point_head: nn.Module,
+        num_classes: int,
         dim: int = 256,
         num_heads: int = 8,
         num_levels: int = 4,
         num_points: int = 4,
         ffn_dim: int = 2048,
         dropout: float = 0.0,
+        special_first: bool = True,
     ):
         super().__init__(
             dim=dim,
@@ -196,10 +158,15 @@ class DabDeformableStage(DeformableDecoderLayer):
             ffn_dim=ffn_dim,
             dropout=dropout,
         )
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
-        self.query_scale = query_scale
-        self.ref_point_head = ref_point_head
+        self.special_first = special_first
+        self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+        self.query_scale: nn.Module | None = _xavier_mlp(dim, dim, dim)
+        self.ref_point_head = _xavier_mlp(2 * dim, dim, dim)
+
+    def make_first(self) -> None:
+        if self.special_first:
+            self.query_scale = None
+            nn.init.constant_(self.bbox_embed.layers[-1].bias[2:], -2.0)
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         box, levels = state.reference, memory.memory
@@ -213,47 +180,10 @@ class DabDeformableStage(DeformableDecoderLayer):
         return QueryState(x, boxes.detach(), state.extras), StagePrediction(self.class_embed(x), boxes)
 
 
-def dab_deformable_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    dim: int = 256,
-    num_heads: int = 8,
-    num_levels: int = 4,
-    num_points: int = 4,
-    ffn_dim: int = 2048,
-    dropout: float = 0.0,
-    special_first: bool = True,
-) -> list[DabDeformableStage]:
-    """The decoder stages of DAB-Deformable-DETR; ``special_first=False`` as in :func:`dab_detr_stages`."""
-    query_scale, ref_point_head = _position_networks(dim)
-    stages = []
-    for stage in range(num_stages):
-        first = stage == 0 and special_first
-        class_embed, bbox_embed = make_heads(num_classes=num_classes, dim=dim)
-        if first:
-            nn.init.constant_(bbox_embed.layers[-1].bias[2:], -2.0)
-        stages.append(
-            DabDeformableStage(
-                class_embed=class_embed,
-                bbox_embed=bbox_embed,
-                query_scale=None if first else query_scale,
-                ref_point_head=ref_point_head,
-                dim=dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-            )
-        )
-    return stages
+dab_deformable_stages = repeated(DabDeformableStage, "dab_deformable_stages", "num_stages")
 
 
-def _position_networks(dim: int) -> tuple[MLP, MLP]:
-    """``query_scale`` and ``ref_point_head``."""
-    query_scale = MLP(in_dim=dim, hidden_dim=dim, out_dim=dim, num_layers=2)
-    ref_point_head = MLP(in_dim=2 * dim, hidden_dim=dim, out_dim=dim, num_layers=2)
-    for network in (query_scale, ref_point_head):
-        xavier_uniform_all(network)
-    return query_scale, ref_point_head
+def _xavier_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> MLP:
+    network = MLP(in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim, num_layers=2)
+    xavier_uniform_all(network)
+    return network

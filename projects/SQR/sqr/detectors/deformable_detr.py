@@ -16,14 +16,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ..boxes import is_point, refine_boxes
 from ..layers import QueryTable, in_float32, make_heads, sine_encoding
 from ..layers.deformable_decoder import DeformableDecoderLayer
-from ..layers.deformable_encoder import token_centres
+from ..layers.proposals import propose
+from ..layers.repeated import repeated
 from ..structures import InitialQueries, MultiScaleMemory, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 
 class LearnedQueries(nn.Module):
@@ -46,7 +47,7 @@ class LearnedQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         position, content = self.query_embed().chunk(2, dim=-1)
         points = in_float32(self.reference_points, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
@@ -94,21 +95,16 @@ class ProposalQueries(nn.Module):
         for linear in (self.enc_output, self.pos_trans):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, memory: MultiScaleMemory) -> InitialQueries:
+    def forward(self, memory: MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         num_queries = self.num_queries + (self.num_auxiliary if self.training else 0)
-        anchors, invalid = token_anchors(memory)
-        tokens = memory.tokens.masked_fill(invalid, 0)
-        lacking = max(0, num_queries - tokens.shape[1])  # of an image with fewer tokens than queries, such as a strip
-        tokens = F.pad(tokens, (0, 0, 0, lacking))
-        anchors = F.pad(anchors, (0, 0, 0, lacking), value=math.inf)
-        invalid = F.pad(invalid, (0, 0, 0, lacking), value=True)
-        tokens = self.enc_output_norm(self.enc_output(tokens))
-        logits = self.class_embed(tokens)  # (B, N, K)
-        raw_boxes = in_float32(self.bbox_embed, tokens) + anchors
-        rank = logits[..., 0]
-        if memory.ignores_padding:
-            rank = rank.masked_fill(invalid[..., 0], -math.inf)
-        best = rank.topk(num_queries, dim=1).indices
+        tokens, logits, raw_boxes, barred = propose(
+            memory,
+            at_least=num_queries,
+            project=lambda x: self.enc_output_norm(self.enc_output(x)),
+            class_embed=self.class_embed,
+            bbox_embed=self.bbox_embed,
+        )
+        best = logits[..., 0].masked_fill(barred, -math.inf).topk(num_queries, dim=1).indices
         raw = raw_boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         reference = raw.sigmoid()
         embedding = sine_encoding(reference * (2 * math.pi), dim=tokens.shape[-1] // 2).flatten(-2)
@@ -120,30 +116,15 @@ class ProposalQueries(nn.Module):
         return InitialQueries.split(state, self.num_queries, proposals)
 
 
-def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
-    """Each token's prior box in logit space, and which tokens cannot propose.
-
-    Returns:
-        ``(B, N, 4)`` logits of cxcywh (a square of ``0.05 * 2 ** level`` at the token's centre; infinite where
-        invalid) and ``(B, N, 1)`` bool, True for padding and for priors not inside (0.01, 0.99).
-    """
-    centres = token_centres(memory.spatial_shapes, memory.valid_ratios)
-    sizes = torch.cat(
-        [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.spatial_shapes)]
-    )
-    anchors = torch.cat((centres, sizes.expand_as(centres)), dim=-1)
-    inside = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
-    invalid = ~inside | memory.padding_mask[..., None]
-    return torch.log(anchors / (1 - anchors)).masked_fill(invalid, math.inf), invalid
-
-
 class DeformableDecoderStage(DeformableDecoderLayer):
     """A deformable decoder layer and its heads.
 
     Args:
-        class_embed: ``C -> K`` head; the plain form shares one over all stages.
-        bbox_embed: ``C -> 4`` head, likewise.
-        refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays.
+        num_classes: ``K``.
+        refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays and
+            all stages share their heads.
+        two_stage: whether the first references are proposals. Points have no size, so the first boxes start small:
+            ``sigmoid(-2) = 0.12`` of the image.
         look_forward_twice: with ``refine``, do not detach that box where the next stage's box is predicted from it, so
             that a box's loss also reaches the stage before (Zhang et al., "DINO", ICLR 2023, section 3.5).
     """
@@ -151,9 +132,9 @@ class DeformableDecoderStage(DeformableDecoderLayer):
     def __init__(
         self,
         *,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
+        num_classes: int,
         refine: bool = False,
+        two_stage: bool = False,
         look_forward_twice: bool = False,
         dim: int = 256,
         num_heads: int = 8,
@@ -170,9 +151,16 @@ class DeformableDecoderStage(DeformableDecoderLayer):
             ffn_dim=ffn_dim,
             dropout=dropout,
         )
-        self.refine, self.look_forward_twice = refine, look_forward_twice
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
+        for name, value in (("two_stage", two_stage), ("look_forward_twice", look_forward_twice)):
+            if value and not refine:
+                raise ValueError(f"{name}=True needs refine=True: the plain form refines no boxes")
+        self.refine, self.two_stage, self.look_forward_twice = refine, two_stage, look_forward_twice
+        self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
+        self.shared = () if refine else ("class_embed", "bbox_embed")
+
+    def make_first(self) -> None:
+        if not self.two_stage:
+            nn.init.constant_(self.bbox_embed.layers[-1].bias[2:], -2.0)
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         anchor = state.reference
@@ -190,48 +178,4 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         return QueryState(x, reference, state.extras), StagePrediction(self.class_embed(x), boxes)
 
 
-def deformable_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    refine: bool = False,
-    two_stage: bool = False,
-    look_forward_twice: bool = False,
-    dim: int = 256,
-    num_heads: int = 8,
-    num_levels: int = 4,
-    num_points: int = 4,
-    ffn_dim: int = 1024,
-    dropout: float = 0.1,
-) -> list[DeformableDecoderStage]:
-    """The decoder stages of a published form.
-
-    The plain form shares one pair of heads over all stages, the refining forms have a pair a stage. A box predicted
-    from a point starts small (size bias -2: ``sigmoid(-2) = 0.12`` of the image); one predicted from a proposal
-    (``two_stage``) starts at the proposal.
-    """
-    for name, value in (("two_stage", two_stage), ("look_forward_twice", look_forward_twice)):
-        if value and not refine:
-            raise ValueError(f"{name}=True needs refine=True: the plain form refines no boxes")
-    heads = make_heads(num_classes=num_classes, dim=dim)
-    if not two_stage:
-        nn.init.constant_(heads[1].layers[-1].bias[2:], -2.0)
-    stages = []
-    for stage in range(num_stages):
-        if refine and stage > 0:
-            heads = make_heads(num_classes=num_classes, dim=dim)
-        stages.append(
-            DeformableDecoderStage(
-                class_embed=heads[0],
-                bbox_embed=heads[1],
-                refine=refine,
-                look_forward_twice=look_forward_twice,
-                dim=dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-            )
-        )
-    return stages
+deformable_stages = repeated(DeformableDecoderStage, "deformable_stages", "num_stages")

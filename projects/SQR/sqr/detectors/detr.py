@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from ..layers import MLP, CrossAttention, DenseDecoderLayer, QueryTable, SelfAttention, in_float32
+from ..layers.repeated import repeated
 from ..structures import DenseMemory, InitialQueries, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 
 class PositionQueries(nn.Module):
@@ -32,7 +34,7 @@ class PositionQueries(nn.Module):
             num_queries=num_queries, dim=dim, num_groups=num_groups, num_auxiliary=num_auxiliary
         )
 
-    def forward(self, memory: DenseMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory, targets: Targets | None = None) -> InitialQueries:
         position = self.query_embed().expand(memory.tokens.shape[0], -1, -1, -1)
         content = torch.zeros_like(position)
         state = QueryState(content, position.new_zeros(*position.shape[:-1], 0), {"position": position})
@@ -45,21 +47,13 @@ class DetrStage(DenseDecoderLayer):
     Predictions are made from the normalised output; the next stage gets the output itself.
 
     Args:
-        norm: output norm, shared by all stages.
-        class_embed: ``C -> K + 1`` head, likewise.
-        bbox_embed: ``C -> 4`` head, likewise.
+        num_classes: ``K``; the class head has ``K + 1`` outputs, the last being "no object".
     """
 
+    shared = ("norm", "class_embed", "bbox_embed")
+
     def __init__(
-        self,
-        *,
-        norm: nn.Module,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
-        dim: int = 256,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
+        self, *, num_classes: int, dim: int = 256, num_heads: int = 8, ffn_dim: int = 2048, dropout: float = 0.1
     ):
         super().__init__(
             self_attn=SelfAttention(dim=dim, num_heads=num_heads, dropout=dropout),
@@ -68,9 +62,9 @@ class DetrStage(DenseDecoderLayer):
             ffn_dim=ffn_dim,
             dropout=dropout,
         )
-        self.norm = norm
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
+        self.norm = nn.LayerNorm(dim)
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.bbox_embed = MLP(in_dim=dim, hidden_dim=dim, out_dim=4, num_layers=3)
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         x = self.attend(memory, state.content, state.extras["position"])
@@ -79,28 +73,4 @@ class DetrStage(DenseDecoderLayer):
         return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)
 
 
-def detr_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    dim: int = 256,
-    num_heads: int = 8,
-    ffn_dim: int = 2048,
-    dropout: float = 0.1,
-) -> list[DetrStage]:
-    """The decoder stages; class heads have ``num_classes + 1`` outputs, the last being "no object"."""
-    norm = nn.LayerNorm(dim)
-    class_embed = nn.Linear(dim, num_classes + 1)
-    bbox_embed = MLP(in_dim=dim, hidden_dim=dim, out_dim=4, num_layers=3)
-    return [
-        DetrStage(
-            norm=norm,
-            class_embed=class_embed,
-            bbox_embed=bbox_embed,
-            dim=dim,
-            num_heads=num_heads,
-            ffn_dim=ffn_dim,
-            dropout=dropout,
-        )
-        for _ in range(num_stages)
-    ]
+detr_stages = repeated(DetrStage, "detr_stages", "num_stages")

@@ -17,7 +17,9 @@ from torch import nn
 from ..boxes import refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
+from ..layers.repeated import repeated
 from ..structures import DenseMemory, InitialQueries, PreparedMemory, QueryState, StagePrediction
+from ..targets import Targets
 
 INVERSE_SIGMOID_EPS = 1e-3
 """As in detrex."""
@@ -43,7 +45,7 @@ class PointQueries(nn.Module):
         self.ref_point_head = MLP(in_dim=dim, hidden_dim=dim, out_dim=2, num_layers=2)
         xavier_uniform_all(self.ref_point_head)
 
-    def forward(self, memory: DenseMemory) -> InitialQueries:
+    def forward(self, memory: DenseMemory, targets: Targets | None = None) -> InitialQueries:
         position = self.query_embed()
         points = in_float32(self.ref_point_head, position).sigmoid()
         reference = torch.cat((points, torch.zeros_like(points)), dim=-1)
@@ -57,32 +59,33 @@ class ConditionalDetrStage(ConditionalDecoderLayer):
     """Attention around a reference point, and a box predicted from that point.
 
     Args:
-        first: whether this is the first stage, with its special cases.
-        norm, class_embed, bbox_embed: output norm and heads, shared by all stages.
-        query_scale: ``C -> C``, scales the point's sine embedding by the content; None in the first stage.
+        num_classes: ``K``.
+        special_first: see :class:`~sqr.layers.conditional_decoder.ConditionalDecoderLayer`.
     """
+
+    shared = ("norm", "class_embed", "bbox_embed", "query_scale")
 
     def __init__(
         self,
         *,
-        first: bool,
-        norm: nn.Module,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
-        query_scale: nn.Module | None,
+        num_classes: int,
         dim: int = 256,
         num_heads: int = 8,
         ffn_dim: int = 2048,
         dropout: float = 0.1,
         activation: str = "relu",
+        special_first: bool = True,
     ):
         super().__init__(
-            first=first, dim=dim, num_heads=num_heads, ffn_dim=ffn_dim, dropout=dropout, activation=activation
+            dim=dim,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
+            activation=activation,
+            special_first=special_first,
         )
-        self.norm = norm
-        self.class_embed = class_embed
-        self.bbox_embed = bbox_embed
-        self.query_scale = query_scale
+        self.norm = nn.LayerNorm(dim)
+        self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         sine = box_encoding(state.reference[..., :2], dim=state.content.shape[-1] // 2).to(state.content.dtype)
@@ -94,37 +97,4 @@ class ConditionalDetrStage(ConditionalDecoderLayer):
         return QueryState(x, state.reference, state.extras), StagePrediction(self.class_embed(output), boxes)
 
 
-def conditional_detr_stages(
-    *,
-    num_stages: int = 6,
-    num_classes: int,
-    dim: int = 256,
-    num_heads: int = 8,
-    ffn_dim: int = 2048,
-    dropout: float = 0.1,
-    activation: str = "relu",
-    special_first: bool = True,
-) -> list[ConditionalDetrStage]:
-    """The decoder stages; ``special_first=False`` for a decoder whose first stage was a later one."""
-    class_embed, bbox_embed = make_heads(num_classes=num_classes, dim=dim)
-    norm = nn.LayerNorm(dim)
-    query_scale = MLP(in_dim=dim, hidden_dim=dim, out_dim=dim, num_layers=2)
-    xavier_uniform_all(query_scale)
-    stages = []
-    for stage in range(num_stages):
-        first = stage == 0 and special_first
-        stages.append(
-            ConditionalDetrStage(
-                first=first,
-                norm=norm,
-                class_embed=class_embed,
-                bbox_embed=bbox_embed,
-                query_scale=None if first else query_scale,
-                dim=dim,
-                num_heads=num_heads,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-                activation=activation,
-            )
-        )
-    return stages
+conditional_detr_stages = repeated(ConditionalDetrStage, "conditional_detr_stages", "num_stages")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from pycocotools.cocoeval import COCOeval
 
 from ..files import write_json
@@ -27,6 +28,7 @@ class BoxEvaluator(COCOEvaluator):
         implementation: ``vectorised`` (:func:`evaluate_boxes`) or ``pycocotools``; the numbers are the same.
         output_dir: folder of ``coco_instances_results.json``; nothing is written when None.
         distributed: gather the predictions of all processes.
+        max_dets_per_image: best detections of an image and class that count; None is COCO's 100.
 
     Raises:
         ValueError: an unknown implementation.
@@ -39,10 +41,13 @@ class BoxEvaluator(COCOEvaluator):
         implementation: str = "vectorised",
         output_dir: str | None = None,
         distributed: bool = True,
+        max_dets_per_image: int | None = None,
     ):
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"implementation={implementation!r}: one of {', '.join(IMPLEMENTATIONS)}")
-        super().__init__(dataset_name, ("bbox",), distributed, output_dir, use_fast_impl=False)
+        super().__init__(
+            dataset_name, ("bbox",), distributed, output_dir, max_dets_per_image=max_dets_per_image, use_fast_impl=False
+        )
         self._vectorised = implementation == "vectorised"
 
     def _eval_predictions(self, predictions: Sequence[Mapping], img_ids: Sequence | None = None) -> None:
@@ -57,18 +62,21 @@ class BoxEvaluator(COCOEvaluator):
                 result["category_id"] = category_ids[result["category_id"]]
         if self._output_dir:
             write_json(Path(self._output_dir) / "coco_instances_results.json", results)
-        evaluated = evaluate_boxes(self._coco_api, results, img_ids)
+        evaluated = evaluate_boxes(self._coco_api, results, img_ids, max_dets=self._max_dets_per_image[-1])
         names = self._metadata.get("thing_classes")
         self._results["bbox"] = self._derive_coco_results(evaluated, "bbox", class_names=names)
 
 
-def evaluate_boxes(coco, results: Sequence[Mapping], image_ids: Sequence | None = None) -> COCOeval:
+def evaluate_boxes(
+    coco, results: Sequence[Mapping], image_ids: Sequence | None = None, *, max_dets: int = 100
+) -> COCOeval:
     """Evaluate boxes against a COCO dataset, as ``COCOeval.evaluate``, ``accumulate`` and ``summarize`` do.
 
     Args:
         coco: a ``pycocotools.coco.COCO``.
         results: in COCO's format: ``image_id``, ``category_id``, ``bbox`` ``(x, y, width, height)``, ``score``.
         image_ids: only these images; all of the dataset when None.
+        max_dets: best detections of an image and class that count (COCO: 100).
 
     Returns:
         A ``COCOeval`` whose ``stats``, ``eval["precision"]`` and ``eval["recall"]`` are those of pycocotools.
@@ -77,12 +85,12 @@ def evaluate_boxes(coco, results: Sequence[Mapping], image_ids: Sequence | None 
         ValueError: an image id that the dataset does not have.
     """
     gt = from_coco(coco, image_ids)
-    evaluated = COCOeval(coco, None, "bbox")
+    evaluated = (COCOeval if max_dets == 100 else COCOevalMaxDets)(coco, None, "bbox")
+    evaluated.params.maxDets = [*evaluated.params.maxDets[:-1], max_dets]
     evaluated.params.imgIds = gt.image_ids.tolist()
     detections = _table(results, gt.image_ids, gt.category_ids)
-    max_dets = evaluated.params.maxDets
-    matches = match(detections, gt, ious=COCO_IOUS, area_ranges=AREA_RANGES, max_dets=max_dets[-1])
-    curves = [[curve.within(n) for curve in class_curves(detections, matches, gt)] for n in max_dets]
+    matches = match(detections, gt, ious=COCO_IOUS, area_ranges=AREA_RANGES, max_dets=max_dets)
+    curves = [[curve.within(n) for curve in class_curves(detections, matches, gt)] for n in evaluated.params.maxDets]
     evaluated.eval = {
         "precision": np.stack([precision_at_recalls(c) for c in curves], axis=-1),
         "recall": np.stack([recalls(c) for c in curves], axis=-1),

@@ -83,6 +83,7 @@ class StageEvaluator(DatasetEvaluator):
             :meth:`flush` adds.
         clip_boxes: clip every query's box to the image before the rates are computed, as the released
             analysis code does for Deformable DETR (and does not for AdaMixer).
+        max_dets: see :func:`~sqr.evaluation.analysis.analyze`.
         source: text that says what was evaluated, kept with the predictions.
 
     ``process`` takes outputs of :class:`StageInference`. ``evaluate`` returns ``{"stages": {...}}`` with
@@ -100,6 +101,7 @@ class StageEvaluator(DatasetEvaluator):
         epsilons: Sequence[float] = EPSILONS,
         shard_size: int = 500,
         clip_boxes: bool = False,
+        max_dets: int = 100,
         source: str = "",
     ):
         from detectron2.data import MetadataCatalog
@@ -120,6 +122,7 @@ class StageEvaluator(DatasetEvaluator):
         self._epsilons = tuple(epsilons)
         self._shard_size = shard_size
         self._clip_boxes = clip_boxes
+        self._max_dets = max_dets
         self._source = source or dataset_name
         self.reset()
 
@@ -179,6 +182,7 @@ class StageEvaluator(DatasetEvaluator):
             self._coco,
             rate_ious=self._rate_ious,
             epsilons=self._epsilons,
+            max_dets=self._max_dets,
             predicted_images_only=predicted_images_only,
             progress=logger.info,
         )

@@ -62,6 +62,7 @@ def analyze_model(
         rate_ious=rate_ious,
         epsilons=epsilons,
         clip_boxes=clip_boxes,
+        max_dets=cfg.dataloader.evaluator.get("max_dets_per_image") or 100,
         source=source,
     )
     require_finite_weights(model)

@@ -49,7 +49,7 @@ def export_program(
 
     Args:
         model: on the device that the program shall run on.
-        outputs: ``"detections"`` or ``"raw"``.
+        outputs: ``"detections"``, ``"pairs"`` or ``"raw"``.
         reference: write the sampling operators as PyTorch's own (``grid_sample``), so that the program runs without
             this package; otherwise each is one node, ``torch.ops.sqr.*``, where they are compiled.
         dynamic: batch, height and width may differ at each call; otherwise they are those given here.

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
 from ..meta_arch import QueryBasedDetector, padding_mask
-from ..postprocessing import PerQueryPostprocessor, TopKPostprocessor
+from ..postprocessing import PerQueryPostprocessor, TopKPostprocessor, best_class_per_query
 
-OUTPUTS = {"detections": ("scores", "labels", "boxes"), "raw": ("logits", "boxes")}
+OUTPUTS = {
+    "detections": ("scores", "labels", "boxes"),
+    "pairs": ("scores", "labels", "boxes"),
+    "raw": ("logits", "boxes"),
+}
 
 
 class DeployedDetector(nn.Module):
@@ -21,7 +25,9 @@ class DeployedDetector(nn.Module):
 
     Args:
         model: a detector; its modules are shared, not copied, and switched to evaluation.
-        outputs: ``"detections"`` selects as the model's postprocessor does, ``"raw"`` returns every query.
+        outputs: ``"detections"`` returns the best class of every query, best first, boxes clipped to the image;
+            ``"pairs"`` selects pairs of query and class as the model's postprocessor does for an evaluation; ``"raw"``
+            returns every query as the last stage predicts it.
 
     Raises:
         ValueError: unknown ``outputs``, or a postprocessor that cannot be exported.
@@ -32,12 +38,13 @@ class DeployedDetector(nn.Module):
         if outputs not in OUTPUTS:
             raise ValueError(f"outputs={outputs!r}: must be one of {', '.join(OUTPUTS)}")
         postprocessor = model.postprocessor
-        if outputs == "detections" and not isinstance(postprocessor, (TopKPostprocessor, PerQueryPostprocessor)):
+        if outputs == "pairs" and not isinstance(postprocessor, (TopKPostprocessor, PerQueryPostprocessor)):
             raise ValueError(
                 f"a {type(postprocessor).__name__} cannot be exported; export with outputs='raw' and select outside"
             )
         self.model = model.eval()
         self.outputs = outputs
+        self._postprocessor = best_class_per_query(postprocessor) if outputs == "detections" else postprocessor
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect.
@@ -48,13 +55,13 @@ class DeployedDetector(nn.Module):
             image_sizes: ``(B, 2)`` int64 height and width of each image without its padding.
 
         Returns:
-            ``"detections"``: scores ``(B, D)``, labels ``(B, D)`` int64 and boxes ``(B, D, 4)`` absolute xyxy in pixels
-            of the image as it came in, not clipped. ``"raw"``: logits ``(B, Q, K)`` and boxes ``(B, Q, 4)`` normalised
-            cxcywh, of the last stage.
+            ``"detections"`` and ``"pairs"``: scores ``(B, D)``, labels ``(B, D)`` int64 and boxes ``(B, D, 4)``
+            absolute xyxy in pixels of the image as it came in. ``"raw"``: logits ``(B, Q, K)`` and boxes ``(B, Q, 4)``
+            normalised cxcywh, of the last stage.
         """
         model = self.model
         pixels, mask = self._preprocess(images, image_sizes)
-        predictions, *_ = model.decode(model.encode_images(pixels, mask))
+        predictions = model.decode(model.encode_images(pixels, mask)).predictions
         last = predictions[-1]
         logits, boxes = last.logits[:, 0], last.boxes[:, 0].float()
         if self.outputs == "raw":
@@ -76,9 +83,8 @@ class DeployedDetector(nn.Module):
         return pixels.masked_fill(mask[:, None], 0), mask
 
     def _select(self, scores: Tensor, boxes: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the model's postprocessor does, for a batch."""
-        postprocessor = self.model.postprocessor
-        best, labels, boxes, _ = postprocessor.select(scores, boxes)
-        if postprocessor.clip:
+        """What the postprocessor does, for a batch."""
+        best, labels, boxes, _ = self._postprocessor.select(scores, boxes)
+        if self._postprocessor.clip:
             boxes = torch.minimum(boxes.clamp(min=0), extent)
         return best, labels, boxes

@@ -48,7 +48,8 @@ class SelfAttention(_Attention):
             x: ``(B, Q, C)``.
             position: ``(B, Q, C)``, added to queries and keys.
             padding_mask: ``(B, Q)`` bool, True where padded: no query attends there.
-            bias: ``(B, H, Q, Q)``, added to the scores; not together with ``padding_mask``.
+            bias: broadcastable to ``(B, H, Q, Q)``: added to the scores, or bool, True where attention is allowed; not
+                together with ``padding_mask``.
 
         Returns:
             ``(B, Q, C)``.

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ..structures import DenseMemory, KeysAndValues
 from .attention import attention, join_heads, pad_to_key, split_heads
 from .dense_decoder import DenseDecoderLayer
+from .initialisation import xavier_uniform_all
+from .mlp import MLP
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -39,16 +41,15 @@ class ConditionalCrossAttention(nn.Module):
     A head's query is ``[content | position]`` of ``2 C / H`` channels, so its score is the sum of a content and a
     position product; the position of the query is the sine embedding of its reference.
 
-    Args:
-        first: also add the query's and the memory's positions to their contents, as the first stage does. Only then
-            ``query_pos_proj`` exists.
+    ``query_pos_proj`` is None but in the first stage, which also adds the query's and the memory's positions to their
+    contents.
     """
 
-    def __init__(self, *, first: bool, dim: int = 256, num_heads: int = 8, dropout: float = 0.0):
+    def __init__(self, *, dim: int = 256, num_heads: int = 8, dropout: float = 0.0):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
         self.query_content_proj = nn.Linear(dim, dim)
-        self.query_pos_proj = nn.Linear(dim, dim) if first else None
+        self.query_pos_proj = None
         self.query_pos_sine_proj = nn.Linear(dim, dim)
         self.key_content_proj = nn.Linear(dim, dim)
         self.key_pos_proj = nn.Linear(dim, dim)
@@ -91,24 +92,35 @@ class ConditionalDecoderLayer(DenseDecoderLayer):
     """A decoder layer whose cross-attention also takes the sine embedding of the references.
 
     Args:
-        first: see :class:`ConditionalCrossAttention`.
+        special_first: whether the first stage differs: it adds positions to contents in the cross-attention and does
+            not scale the sine embedding (so ``query_scale`` is None). False if the only stage was a later one.
     """
 
     def __init__(
         self,
         *,
-        first: bool,
         dim: int = 256,
         num_heads: int = 8,
         ffn_dim: int = 2048,
         dropout: float = 0.0,
         activation: str = "relu",
+        special_first: bool = True,
     ):
         super().__init__(
             self_attn=ConditionalSelfAttention(dim=dim, num_heads=num_heads, dropout=dropout),
-            cross_attn=ConditionalCrossAttention(first=first, dim=dim, num_heads=num_heads, dropout=dropout),
+            cross_attn=ConditionalCrossAttention(dim=dim, num_heads=num_heads, dropout=dropout),
             dim=dim,
             ffn_dim=ffn_dim,
             dropout=dropout,
             activation=activation,
         )
+        self.special_first = special_first
+        self.query_scale: nn.Module | None = MLP(in_dim=dim, hidden_dim=dim, out_dim=dim, num_layers=2)
+        xavier_uniform_all(self.query_scale)
+
+    def make_first(self) -> None:
+        if self.special_first:
+            dim = self.cross_attn.out_proj.in_features
+            self.cross_attn.query_pos_proj = nn.Linear(dim, dim)
+            xavier_uniform_all(self.cross_attn.query_pos_proj)
+            self.query_scale = None

@@ -48,6 +48,7 @@ class DeformableDecoderLayer(DecoderStage):
         content: Tensor,
         position: Tensor,
         reference: Tensor,
+        block: Tensor | None = None,
     ) -> Tensor:
         """New content.
 
@@ -55,13 +56,16 @@ class DeformableDecoderLayer(DecoderStage):
             memory: as prepared.
             content, position: ``(B, G, Q, C)``.
             reference: ``(B, G, Q, 4)`` normalised cxcywh, a point where the extent is zero.
+            block: ``(B, G, Q)``, the same in every group, who sees whom in a group
+                (:meth:`~sqr.structures.QueryState.beside`); None where all see each other.
 
         Returns:
             ``(B, G, Q, C)``.
         """
         shape, levels = content.shape, memory.memory
         x, pos = fold_groups_into_batch(content), fold_groups_into_batch(position)
-        x = self.norm2(x + self.dropout2(self.self_attn(x, pos)))
+        mask = None if block is None else visible(block[0, 0])
+        x = self.norm2(x + self.dropout2(self.self_attn(x, pos, bias=mask)))
         x = fold_groups_into_queries(x.view(shape))
         attended = self.cross_attn.attend(
             x + fold_groups_into_queries(position),
@@ -72,3 +76,8 @@ class DeformableDecoderLayer(DecoderStage):
         )
         x = self.norm1(x + self.dropout1(attended))
         return self.norm3(self.ffn(x)).view(shape)
+
+
+def visible(block: Tensor) -> Tensor:
+    """``(Q,)`` blocks -> ``(Q, Q)`` bool: a query sees its own block and block 0."""
+    return (block[:, None] == block) | (block == 0)

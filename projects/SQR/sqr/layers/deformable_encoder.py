@@ -12,6 +12,7 @@ from .deformable_attention import MultiScaleDeformableAttention
 from .mlp import FFN
 from .padding import check_divisible
 from .position import resize_mask
+from .repeated import repeated
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -51,28 +52,7 @@ class DeformableEncoderLayer(nn.Module):
         return self.norm2(self.ffn(tokens))
 
 
-def deformable_encoder_layers(
-    *,
-    num_layers: int = 6,
-    dim: int = 256,
-    num_heads: int = 8,
-    num_levels: int = 4,
-    num_points: int = 4,
-    ffn_dim: int = 1024,
-    dropout: float = 0.1,
-) -> list[DeformableEncoderLayer]:
-    """``num_layers`` equal layers."""
-    return [
-        DeformableEncoderLayer(
-            dim=dim,
-            num_heads=num_heads,
-            num_levels=num_levels,
-            num_points=num_points,
-            ffn_dim=ffn_dim,
-            dropout=dropout,
-        )
-        for _ in range(num_layers)
-    ]
+deformable_encoder_layers = repeated(DeformableEncoderLayer, "deformable_encoder_layers", "num_layers")
 
 
 class DeformableEncoder(nn.Module):

@@ -11,6 +11,7 @@ from .attention import SelfAttention
 from .initialisation import xavier_uniform_all
 from .mlp import FFN, MLP, make_activation
 from .position import resize_mask
+from .repeated import repeated
 
 
 class DenseEncoderLayer(nn.Module):
@@ -39,20 +40,7 @@ class DenseEncoderLayer(nn.Module):
         return self.norm2(self.ffn(tokens))
 
 
-def dense_encoder_layers(
-    *,
-    num_layers: int = 6,
-    dim: int = 256,
-    num_heads: int = 8,
-    ffn_dim: int = 2048,
-    dropout: float = 0.1,
-    activation: str = "relu",
-) -> list[DenseEncoderLayer]:
-    """``num_layers`` equal layers."""
-    return [
-        DenseEncoderLayer(dim=dim, num_heads=num_heads, ffn_dim=ffn_dim, dropout=dropout, activation=activation)
-        for _ in range(num_layers)
-    ]
+dense_encoder_layers = repeated(DenseEncoderLayer, "dense_encoder_layers", "num_layers")
 
 
 class DenseEncoder(nn.Module):

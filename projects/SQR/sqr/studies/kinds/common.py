@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def fresh_shapes(work: Path, *, seed: int, images: int) -> list[str]:
     ensure_shapes(work, settings)
     annotations, folder = shapes_files("val", work, settings)
     return [f"data.val.annotations={annotations}", f"data.val.images={folder}"]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of a model's weights, which results keep: another checkpoint makes them out of date."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def analyze_stages(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dict]] | None = None) -> StageAnalysis:

@@ -15,7 +15,7 @@ from ...config import load_run_config
 from ...engine import load_model
 from ..definition import Cell
 from ..results import Context, Measurement, measurement_of
-from .common import analyze_stages, filled, fresh_shapes, take
+from .common import analyze_stages, filled, fresh_shapes, take, weights_digest
 from .fusion import FusedStages
 
 _OPTIONAL = ("overrides", "fresh", "fuse", "latency_images")
@@ -32,9 +32,10 @@ def measure_evaluation(cell: Cell, context: Context) -> Measurement:
     settings = filled(overrides, context.data) + (fresh_shapes(context.work, **fresh) if fresh else [])
     cfg = load_run_config(config, settings, init_checkpoint=checkpoint)
     model = load_model(cfg).eval()
+    digest = weights_digest(model)
     if fuse:
         model = FusedStages(model, **fuse)
-    found = measurement_of(analyze_stages(cfg, model))
+    found = measurement_of(analyze_stages(cfg, model), details={"weights": digest})
     if latency_images:
         found.metrics["ms"] = 1000 * seconds_per_image(cfg, model, latency_images)
     return found

@@ -28,7 +28,7 @@ from ...recollection import Plan
 from ...targets import Targets
 from ..definition import Cell
 from ..results import Context, Measurement, measurement_of
-from .common import analyze_stages, fresh_shapes, take
+from .common import analyze_stages, fresh_shapes, take, weights_digest
 from .frozen_encoder import EncodedDetector, EncodedImages, encode_images
 
 _NEEDED = ("config", "checkpoint", "iterations", "batch_size", "fresh")
@@ -48,7 +48,8 @@ def measure_screening(cell: Cell, context: Context) -> Measurement:
     )
     cfg = load_run_config(config, fresh_shapes(context.work, **fresh), init_checkpoint=checkpoint)
     model = load_model(cfg).eval()
-    key = f"{git_state()} {config} {checkpoint}"
+    digest = weights_digest(model)
+    key = f"{git_state()} {digest}"
     train_samples = instantiate(cfg.dataloader.train.dataset)[:train_images]
     train = _encoded(model, cfg, train_samples, context.work, f"{key} train {train_images}")
     test = _encoded(model, cfg, instantiate(cfg.dataloader.test.dataset), context.work, f"{key} {fresh}")
@@ -70,7 +71,12 @@ def measure_screening(cell: Cell, context: Context) -> Measurement:
     model.eval()
     batches = [test.inputs[i : i + _CHUNK] for i in range(0, len(test), _CHUNK)]
     analysis = analyze_stages(cfg, EncodedDetector(model, test), batches)
-    details = {"train_cpu_seconds": spent, "sets": max(p.total for p in plans.values()), "last_loss": losses[-1]}
+    details = {
+        "weights": digest,
+        "train_cpu_seconds": spent,
+        "sets": max(p.total for p in plans.values()),
+        "last_loss": losses[-1],
+    }
     return measurement_of(analysis, details=details)
 
 

@@ -1,0 +1,8 @@
+"""dino_r50_36ep with selective query recollection of matched and denoising queries.
+
+No published figure. Not run here.
+"""
+
+from .dino_r50_36ep import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.plan = "selective"

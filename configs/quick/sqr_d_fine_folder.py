@@ -1,0 +1,6 @@
+"""quick/d_fine_folder with selective query recollection."""
+
+from .d_fine_folder import data, dataloader, lr_multiplier, model, optimizer, train
+
+model.decoder.plan = "selective"
+train.output_dir = "output/sqr_d_fine_folder"

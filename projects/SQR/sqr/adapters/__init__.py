@@ -1,0 +1,1 @@
+"""Detectors of other libraries, run by this package's decoder loop."""

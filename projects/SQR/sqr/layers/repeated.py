@@ -1,0 +1,34 @@
+"""Functions that configs call to make all stages of a decoder or all layers of an encoder from one's arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+
+def repeated(cls: type[nn.Module], name: str, count: str) -> Callable[..., list[nn.Module]]:
+    """Make a function ``name`` that returns a list of modules, each with its own initial weights.
+
+    Its arguments are those of ``cls`` and, by the name ``count``, how many modules to make (6 by default). Submodules
+    named in ``shared`` are the first module's in all of them; ``make_first`` then adapts the first module. Both are
+    optional.
+    """
+
+    def make(**options: object) -> list[nn.Module]:
+        number = options.pop(count, 6)
+        modules = [cls(**options) for _ in range(number)]
+        for module in modules[1:]:
+            for shared in getattr(module, "shared", ()):
+                setattr(module, shared, getattr(modules[0], shared))
+        if modules and hasattr(cls, "make_first"):
+            modules[0].make_first()
+        return modules
+
+    parameters = inspect.signature(cls).parameters.values()
+    number = inspect.Parameter(count, inspect.Parameter.KEYWORD_ONLY, default=6, annotation=int)
+    make.__signature__ = inspect.Signature([number, *parameters])
+    make.__module__, make.__name__, make.__qualname__ = cls.__module__, name, name  # where a saved config finds it
+    make.__doc__ = f"``{count}`` of :class:`{cls.__name__}`, which has the other arguments."
+    return make
