@@ -170,6 +170,57 @@ def test_boxes_emptied_by_a_crop_are_filtered(record):
     assert counts == {0, 1}  # a window of 60 px never reaches both
 
 
+class Darken:
+    """A transform in the manner of Albumentations."""
+
+    targets = ("image",)
+
+    def set_random_seed(self, seed):
+        self.factor = 0.2 + 0.5 * np.random.default_rng(seed).random()
+
+    def __call__(self, *, image):
+        return {"image": (image * self.factor).astype(np.uint8)}
+
+
+def test_pixel_transforms_move_no_box_and_follow_the_seed(record):
+    plain, darkened = (
+        training_augmentations(min_size=100, max_size=400, flip_prob=0, crop_prob=0, pixel_transforms=transforms)
+        for transforms in ((), [Darken()])
+    )
+    before = mapper(plain)(record)
+    images = []
+    for seed in (1, 1, 2):
+        seed_all_rng(seed)
+        result = mapper(darkened)(record)
+        assert torch.equal(result["instances"].gt_boxes.tensor, before["instances"].gt_boxes.tensor)
+        images.append(result["image"])
+    assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+    assert images[0].float().mean() < before["image"].float().mean()
+
+
+def test_a_transform_that_moves_boxes_is_refused():
+    class Turn(Darken):
+        targets = ("image", "bboxes")
+
+    with pytest.raises(ValueError, match="Turn may move pixels"):
+        training_augmentations(min_size=100, pixel_transforms=[Turn()])
+
+
+def test_albumentations_itself(record):
+    albumentations = pytest.importorskip("albumentations", reason="needs albumentations, which is optional")
+    augmentations = training_augmentations(
+        min_size=100, max_size=400, flip_prob=0, crop_prob=0,
+        pixel_transforms=[albumentations.GaussNoise(p=1.0), albumentations.MotionBlur(p=1.0)],
+    )  # fmt: skip
+    images = []
+    for _ in range(2):
+        seed_all_rng(3)
+        images.append(mapper(augmentations)(record)["image"])
+    assert torch.equal(*images)
+    with pytest.raises(ValueError, match="HorizontalFlip may move pixels"):
+        training_augmentations(min_size=100, pixel_transforms=[albumentations.HorizontalFlip()])
+
+
 @pytest.mark.parametrize("shape", [(10, 4000, 3), (4000, 10, 3), (1, 4000, 3)])
 def test_a_strip_keeps_at_least_one_pixel_a_side(shape):
     image = np.zeros(shape, dtype=np.uint8)

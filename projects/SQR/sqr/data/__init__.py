@@ -20,7 +20,7 @@ _MODULES = {
     "layouts": ("DatasetFolder", "find_dataset"),
     "mapper": ("DetectionMapper",),
     "shapes": ("register_shapes",),
-    "transforms": ("RandomEither", "inference_augmentations", "training_augmentations"),
+    "transforms": ("PixelTransforms", "RandomEither", "inference_augmentations", "training_augmentations"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

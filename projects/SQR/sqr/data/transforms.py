@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from detectron2.data import transforms as T
@@ -57,6 +57,51 @@ class RandomEither(T.Augmentation):
         return (self.second if take_second else self.first)(aug_input)
 
 
+class PixelTransforms(T.Augmentation):
+    """Changes pixels and moves none, by transforms in the manner of Albumentations.
+
+    A transform is called as ``transform(image=...)`` and returns ``{"image": ...}``. Albumentations itself is not
+    needed, and not imported. Its random numbers are drawn from NumPy's, so that a run can be repeated and resumed.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[..., dict]]):
+        """
+        Args:
+            transforms: applied in this order.
+
+        Raises:
+            ValueError: one of them also moves boxes, which would stay where they are.
+        """
+        super().__init__()
+        self.transforms = list(transforms)
+        for transform in self.transforms:
+            if "bboxes" in getattr(transform, "targets", ()) or hasattr(transform, "transforms"):
+                raise ValueError(
+                    f"{type(transform).__name__} may move pixels, and boxes would not follow: pixel_transforms takes "
+                    "transforms of the image only, each one by itself"
+                )
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        for transform in self.transforms:
+            if hasattr(transform, "set_random_seed"):
+                transform.set_random_seed(int(np.random.randint(2**31)))
+        return _PixelTransform(self.transforms)
+
+
+class _PixelTransform(T.Transform):
+    def __init__(self, transforms: Sequence[Callable[..., dict]]):
+        super().__init__()
+        self.transforms = transforms
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        for transform in self.transforms:
+            img = transform(image=img)["image"]
+        return img
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+
 def training_augmentations(
     *,
     min_size: int | Sequence[int] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
@@ -66,6 +111,7 @@ def training_augmentations(
     color_jitter: float = 0.0,
     crop_resize: Sequence[int] | None = None,
     crop_sides: Sequence[int] | None = None,
+    pixel_transforms: Sequence[Callable[..., dict]] = (),
 ) -> list[T.Augmentation]:
     """DETR's recipe: a flip, then resize, or resize, crop and resize; optionally a change of colours.
 
@@ -82,6 +128,7 @@ def training_augmentations(
         crop_resize: shortest edges before the crop; None takes DETR's proportions of the largest
             ``min_size``, which are (400, 500, 600) for 800.
         crop_sides: shortest and longest side of the window, in pixels; None likewise, (384, 600) for 800.
+        pixel_transforms: for :class:`PixelTransforms`, at the end.
 
     Raises:
         ValueError: a size, probability or factor is out of range.
@@ -120,7 +167,7 @@ def training_augmentations(
             T.RandomContrast(low, high),
             T.RandomSaturation(low, high),
         ]
-    return augmentations
+    return [*augmentations, PixelTransforms(pixel_transforms)] if pixel_transforms else augmentations
 
 
 def inference_augmentations(*, min_size: int = 800, max_size: int = 1333) -> list[T.Augmentation]:
