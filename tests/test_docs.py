@@ -37,9 +37,12 @@ def test_notebook(workspace):
 def test_trainings_that_are_not_run_fit_their_config(block):
     for command in block.commands:
         words = shlex.split(command)
-        if not any(word.endswith("train_net.py") for word in words) or "--config-file" not in words:
+        if words[:2] == ["sqr", "train"]:
+            config = words[2]
+        elif any(word.endswith("train_net.py") for word in words) and "--config-file" in words:
+            config = words[words.index("--config-file") + 1]
+        else:
             continue
-        config = words[words.index("--config-file") + 1]
         overrides = [word for word in words if "=" in word and not word.startswith("-")]
         if not any(sign in config for sign in PLACEHOLDERS):
             load_config(config, overrides)
@@ -63,3 +66,4 @@ def test_links_between_pages_lead_somewhere():
 def test_only_trainings_are_cut_short():
     assert shortened("python projects/SQR/tools/draw_plan.py sqr") == "python projects/SQR/tools/draw_plan.py sqr"
     assert "train.max_iter=2" in shortened("python projects/SQR/train_net.py --config-file quick/x")
+    assert "train.max_iter=2" in shortened("sqr train quick/x") and "max_iter" not in shortened("sqr eval --run x")
