@@ -232,7 +232,7 @@ def test_a_diverged_training_keeps_the_last_good_checkpoint_and_gets_no_ap(rate,
     ]
     assert run_toy(tmp_path, *changes, resume=True) == 1
     error = capsys.readouterr().err
-    assert "go on from it with --resume and a lower optimizer.lr" in error and "Traceback" not in error
+    assert "resume from it with --resume and a lower optimizer.lr" in error and "Traceback" not in error
     for path in tmp_path.glob("model_*.pth"):
         assert all(t.isfinite().all() for t in load(path)["model"].values()), path
     assert (tmp_path / "last_checkpoint").read_text() in {p.name for p in tmp_path.glob("model_*.pth")}

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 for an error the user can mend, 130 for an interruption)."""
+    """Run the command; returns the exit code (1 for an error that the user can fix, 130 for an interruption)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {"compare": run_compare, "benchmark": run_benchmark}
     run = commands.get(argv[0]) if argv else None

@@ -139,7 +139,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
 
 def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
-    """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
+    """Train from ``train.init_checkpoint``, or resume from the last checkpoint if ``args.resume``.
 
     Args:
         cfg: a config that :func:`sqr.config.load_run_config` returned, with ``training``.
@@ -305,7 +305,7 @@ def _load(
             logger.warning("The checkpoint holds no averaged weights: the average (train.ema) starts from its weights")
         if "ema" in left:
             logger.warning("The checkpoint's averaged weights are left behind: train.ema.enabled=False")
-        logger.info("Going on after iteration %d", trainer.completed)
+        logger.info("Resuming after iteration %d", trainer.completed)
         return trainer.completed + 1
     if args.resume:
         logger.info("No checkpoint in %s: starting from the beginning", cfg.train.output_dir)
