@@ -15,13 +15,25 @@ DEMO_ARGS ?= train.max_iter=1300
 
 SOURCES := setup.py $(wildcard projects/SQR/sqr/csrc/* projects/SQR/sqr/csrc/*/*)
 
-.PHONY: demo test lint format setup clean always
+# make fuzz       damaged inputs of every kind; FUZZ_ARGS='--inputs 2000 --seed 0'
+# make kill-test  trainings killed at random and resumed; KILL_ARGS='--kills 50 --seed 0'
+
+.PHONY: fuzz kill-test demo test lint format setup clean always
 
 demo: $(VENV)/.installed
 	$(PYTHON) projects/SQR/tools/run_demo.py --output $(OUTPUT) $(DEMO_ARGS)
 
 test: $(VENV)/.installed lint
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PYTEST_ARGS)
+
+FUZZ_ARGS ?= --inputs 2000 --seed 0
+KILL_ARGS ?= --kills 50 --seed 0
+
+fuzz: $(VENV)/.installed
+	cd tests && PYTHONPATH=../projects/SQR OMP_NUM_THREADS=1 ../$(PYTHON) -m fuzz $(FUZZ_ARGS)
+
+kill-test: $(VENV)/.installed
+	cd tests && PYTHONPATH=../projects/SQR OMP_NUM_THREADS=1 ../$(PYTHON) kill_campaign.py $(KILL_ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

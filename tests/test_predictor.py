@@ -115,6 +115,15 @@ def test_batches_are_lists(predictor, path, shapes):
     assert_same(alone([path, shapes / "val" / "000004.png"])[0], alone(path))
 
 
+def test_an_image_is_predicted_alike_alone_and_in_any_batch(predictor, path, shapes):
+    pixels = [np.asarray(Image.open(p).convert("RGB")) for p in (path, shapes / "val" / "000004.png")]
+    images = [pixels[0], pixels[0][:64, :90], pixels[1][:100, :41], pixels[1]]
+    for image, together in zip(images, predictor.stages(images, color="RGB"), strict=True):
+        alone = predictor.stages(image, color="RGB")
+        torch.testing.assert_close(together.scores, alone.scores, atol=1e-3, rtol=0)
+        torch.testing.assert_close(together.boxes, alone.boxes, atol=0.1, rtol=0)
+
+
 def test_boxes_are_in_pixels_of_the_image_as_given(predictor, path):
     small = predictor(path)
     image = Image.open(path)
@@ -177,6 +186,13 @@ def test_from_run_takes_the_names_and_the_last_checkpoint(tmp_path, path, predic
     run = Predictor.from_run(tmp_path, device="cpu", score_threshold=0.2)
     assert run.class_names == tuple(names)
     assert_same(run(path), predictor(path, score_threshold=0.2), atol=1e-5)
+    data = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    with pytest.raises(UserError, match="does not say which model it is of: name the config too"):
+        Predictor.from_checkpoint(tmp_path / "model_final.pth")
+    torch.save({**data, "about": {"config": (tmp_path / "config.yaml").read_text()}}, tmp_path / "moved.pth")
+    moved = Predictor.from_checkpoint(tmp_path / "moved.pth", device="cpu", score_threshold=0.2)
+    assert moved.class_names == tuple(names)
+    assert_same(moved(path), run(path))
     with pytest.raises(UserError, match=r"model_best.pth: no such checkpoint; there are: model_final.pth"):
         Predictor.from_run(tmp_path, checkpoint="model_best.pth")
     with pytest.raises(UserError, match=r"not the output folder of a training: it holds no config.yaml"):

@@ -53,6 +53,19 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested beyond measure.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}") from error
+
+
 def json_line(row: Mapping[str, Any]) -> str:
     """A row of a JSON-lines file; numbers that JSON has not (NaN, infinity) become null."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ..data import check_queries, most_objects, resolve_num_classes
 from ..distributed import resolve_device
-from ..errors import UsageError, as_user_error
+from ..errors import UsageError, UserError, as_user_error, one_line
 from .loading import editable, find_config, load_config, name_zoo_checkpoint, read_config
 from .overrides import apply_overrides
 
@@ -50,32 +52,47 @@ def load_run_config(
         UsageError: the config cannot be loaded, or a value in it is wrong.
         UserError: the data does not exist or does not fit the config.
     """
-    if isinstance(config, DictConfig):
-        cfg, name = apply_overrides(editable(config), overrides), ""
-    else:
-        cfg, name = load_config(config, overrides), config
-    if device is not None:
-        cfg.train.device = device
-    if init_checkpoint is not None:
-        cfg.train.init_checkpoint = init_checkpoint
-        name_zoo_checkpoint(cfg, name)
-    resolve_device(cfg.train.device)
-    if cfg.get("data") is not None:
-        if not needs_data and _names_no_data(cfg):
-            cfg.data.num_classes = COCO_CLASSES if cfg.data.num_classes is None else cfg.data.num_classes
-        elif needs_data or cfg.data.num_classes is None:
-            with as_user_error(ValueError, OSError):
-                resolve_num_classes(cfg, check_files=needs_data)
-                if training:
-                    check_queries(cfg)
-                settle_max_detections(cfg)
-    if training:
-        cfg.train.seed = resolve_seed(cfg.train.seed)
-        cfg.train.max_iter = settled_max_iter(cfg)
-        if cfg.train.get("max_epochs") is not None:
-            cfg.train.max_epochs = None  # the saved config states one length
+    with _sections_as_expected(config):
+        if isinstance(config, DictConfig):
+            cfg, name = apply_overrides(editable(config), overrides), ""
+        else:
+            cfg, name = load_config(config, overrides), config
+        if device is not None:
+            cfg.train.device = device
+        if init_checkpoint is not None:
+            cfg.train.init_checkpoint = init_checkpoint
+            name_zoo_checkpoint(cfg, name)
+        resolve_device(cfg.train.device)
+        if cfg.get("data") is not None:
+            if not needs_data and _names_no_data(cfg):
+                cfg.data.num_classes = COCO_CLASSES if cfg.data.num_classes is None else cfg.data.num_classes
+            elif needs_data or cfg.data.num_classes is None:
+                with as_user_error(ValueError, OSError):
+                    resolve_num_classes(cfg, check_files=needs_data)
+                    if training:
+                        check_queries(cfg)
+                    settle_max_detections(cfg)
+        if training:
+            cfg.train.seed = resolve_seed(cfg.train.seed)
+            cfg.train.max_iter = settled_max_iter(cfg)
+            if cfg.train.get("max_epochs") is not None:
+                cfg.train.max_epochs = None  # the saved config states one length
     OmegaConf.set_readonly(cfg, True)
     return cfg
+
+
+@contextmanager
+def _sections_as_expected(config: str | DictConfig) -> Iterator[None]:
+    """Turn the errors of text where a section belongs, and the like, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OmegaConfBaseException, AttributeError, TypeError, KeyError) as error:
+        name = config if isinstance(config, str) else "the config"
+        raise UsageError(
+            f"{name}: a key is missing or of another kind than expected: {one_line(error)[:300]}"
+        ) from error
 
 
 def settle_max_detections(cfg: DictConfig) -> None:

@@ -29,7 +29,7 @@ from .freezing import freeze
 from .optimizer_state import check_settings
 from .run_folder import locked
 from .saving import run_and_save
-from .startup import record_config
+from .startup import describe, record_config
 from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
@@ -179,6 +179,7 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
         return results
 
     is_main = comm.is_main_process()
+    metrics = MetricsHook(cfg.train.output_dir, cfg.train.log_period, history)
     evaluation = EvaluationHook(cfg.train.eval_period, run_evaluation, history)
     best = _best_checkpoint(cfg, model, averaged, history)
     # What saves comes before what may fail; what decides on an evaluation comes after it.
@@ -187,7 +188,7 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
             hooks.IterationTimer(),
             BaseLRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             EMAHook(ema) if ema is not None else None,
-            MetricsHook(cfg.train.output_dir, cfg.train.log_period, history) if is_main else None,
+            metrics if is_main else None,
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
             evaluation,
             best,
@@ -202,9 +203,14 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
         used.train.seed = trainer.seed
         with as_user_error(OSError, prefix="train.output_dir: "):
             record_config(used)
+            about = describe(used)
+        for saver in (checkpointer, best.checkpointer if best is not None else checkpointer):
+            saver.about = about
     reason = stopping.reached() if stopping is not None else ""
     if reason or start_iter >= cfg.train.max_iter:
         logger.info("Training is complete: %d of %d iterations. %s", start_iter, cfg.train.max_iter, reason)
+        if is_main:
+            metrics.restore(start_iter)
         if history.has(trainer.completed) or reason:
             return evaluate_with_ema(cfg, model, ema, do_test)
         evaluation.make_up()

@@ -111,7 +111,10 @@ class MetricsHook(HookBase):
         self._last = -1
 
     def before_train(self) -> None:
-        start = self.trainer.start_iter
+        self.restore(self.trainer.start_iter)
+
+    def restore(self, start: int) -> None:
+        """Bring the file to what an uninterrupted run has before iteration ``start``."""
         rows = [row for row in read_rows(self._path) if _is_before(row, start)]
         known = {row["iteration"] for row in rows if self._history.names() & set(row) and "iteration" in row}
         rows += [entry for entry in self._history.entries if entry["iteration"] not in known]

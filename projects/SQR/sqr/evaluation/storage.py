@@ -13,17 +13,20 @@ highest score.
 
 from __future__ import annotations
 
-import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..files import write_atomically, write_json
+from ..errors import one_line
+from ..files import read_json, write_atomically, write_json
 from .tables import DetectionTable, ImageRecord, StagePredictions, assemble
 
 FORMAT = "sqr-stage-predictions"
 VERSION = 1
+MAX_SHARD_BYTES = 2**30
+"""Of a decompressed shard; a shard of 1,000 images, 6 stages and 900 queries has a quarter of it."""
 _SMALL = {"query": np.int16, "label": np.int16}
 
 
@@ -57,15 +60,37 @@ def write_shard(path: Path, records: Sequence[ImageRecord]) -> None:
 
 
 def read_shard(path: Path) -> list[ImageRecord]:
-    """The records of one shard."""
-    with np.load(path, allow_pickle=False) as file:
-        content = {name: file[name] for name in file.files}
-    num_stages = int(content["num_stages"])
+    """The records of one shard.
+
+    Raises:
+        ValueError: the file is no shard, is damaged or larger than ``MAX_SHARD_BYTES`` once decompressed, or holds
+            numbers that are not finite.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_SHARD_BYTES:
+            raise ValueError(f"it has {size} bytes once decompressed, more than {MAX_SHARD_BYTES}")
+        with np.load(path, allow_pickle=False) as file:
+            return _records({name: file[name] for name in file.files})
+    except Exception as error:  # whatever a broken archive makes of the reader
+        raise ValueError(f"{path} is not a readable shard of predictions: {one_line(error)[:200]}") from error
+
+
+def _records(content: Mapping[str, np.ndarray]) -> list[ImageRecord]:
+    num_stages = content["num_stages"].item()
+    num_images = len(content["image_id"])
+    if not isinstance(num_stages, int) or not 1 <= num_stages <= 1000:
+        raise ValueError(f"num_stages={num_stages}")
+    sizes = content["image_size"]
+    if content["image_id"].dtype.kind not in "iu" or sizes.dtype.kind not in "iu" or sizes.shape != (num_images, 2):
+        raise ValueError("image_id and image_size are not those of images")
 
     def split(kind: str, stage: int) -> list[DetectionTable]:
         count = content[f"{kind}.{stage}.count"]
-        ends = np.cumsum(count)
         columns = {name: content[f"{kind}.{stage}.{name}"] for name in ("query", "label", "score", "box")}
+        _check_columns(columns, count, num_images, f"{kind}.{stage}")
+        ends = np.cumsum(count)
         return [
             DetectionTable(
                 image=np.zeros(n, dtype=np.int32),
@@ -92,6 +117,23 @@ def read_shard(path: Path) -> list[ImageRecord]:
     ]
 
 
+def _check_columns(columns: Mapping[str, np.ndarray], count: np.ndarray, num_images: int, name: str) -> None:
+    """Refuse columns that are not those of a table of ``num_images`` images."""
+    if count.dtype.kind not in "iu" or count.shape != (num_images,) or (count < 0).any():
+        raise ValueError(f"{name}.count does not count the rows of {num_images} images")
+    rows = int(count.sum())
+    for column, values in columns.items():
+        whole = column in ("query", "label")
+        if values.shape != ((rows, 4) if column == "box" else (rows,)) or values.dtype.kind not in (
+            "iu" if whole else "f"
+        ):
+            raise ValueError(f"{name}.{column} is {values.dtype} {values.shape}, not the values of {rows} rows")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}.{column} is not finite; the model that predicted it had diverged")
+        if column == "label" and rows and values.min() < 0:
+            raise ValueError(f"{name}.label is negative")
+
+
 def load_predictions(directory: str | Path) -> tuple[StagePredictions, dict]:
     """Read a directory of shards.
 
@@ -105,14 +147,32 @@ def load_predictions(directory: str | Path) -> tuple[StagePredictions, dict]:
     directory = Path(directory)
     if not (directory / "meta.json").exists():
         raise FileNotFoundError(f"{directory} holds no predictions: there is no meta.json in it")
-    meta = json.loads((directory / "meta.json").read_text())
-    if meta.get("format") != FORMAT:
-        raise ValueError(f"{directory / 'meta.json'} has format {meta.get('format')!r}, expected {FORMAT!r}")
+    meta = _read_meta(directory / "meta.json")
     shards = sorted(directory.glob("part-*.npz"))
     if not shards:
         raise FileNotFoundError(f"{directory} holds no predictions: there is no part-*.npz in it")
     records = [r for shard in shards for r in read_shard(shard)]
-    return assemble(records, meta["category_ids"], source=meta.get("source", str(directory))), meta
+    highest = max((int(t.label.max()) for r in records for t in (*r.queries, *r.detections) if len(t)), default=-1)
+    if highest >= len(meta["category_ids"]):
+        raise ValueError(
+            f"{directory} predicts class {highest}, meta.json lists {len(meta['category_ids'])} categories"
+        )
+    return assemble(records, meta["category_ids"], source=meta.get("source") or str(directory)), meta
+
+
+def _read_meta(path: Path) -> dict:
+    meta = read_json(path)
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise ValueError(f"{path} has format {found!r}, expected {FORMAT!r}")
+    ids = meta.get("category_ids")
+    whole = isinstance(ids, list) and all(type(i) is int and abs(i) < 2**62 for i in ids)
+    if not whole or ids != sorted(set(ids)):
+        raise ValueError(f"{path}: category_ids is not a list of ascending whole numbers")
+    for key in ("source", "json_file", "image_root"):
+        if not isinstance(meta.get(key), (str, type(None))):
+            raise ValueError(f"{path}: {key} is not text")
+    return meta
 
 
 def save_predictions(predictions: StagePredictions, directory: str | Path, meta: Mapping | None = None) -> None:
@@ -168,11 +228,15 @@ def from_coco_results(paths: Sequence[str | Path], coco, *, source: str = "") ->
 
 
 def _read_results(path: Path, images: np.ndarray, categories: np.ndarray) -> DetectionTable:
-    rows = json.loads(path.read_text())
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise ValueError(f"{path} is not a COCO result file: it holds a {type(rows).__name__}, not a list of results")
     if not rows:
         return DetectionTable.empty(np.float64)
+    for number, row in enumerate(rows):
+        problem = _problem_of_result(row)
+        if problem:
+            raise ValueError(f"{path}: result {number}: {problem}")
     with_query = sum("query_id" in r for r in rows)
     if with_query not in (0, len(rows)):
         raise ValueError(f"{path}: {with_query} of {len(rows)} results have a query_id; give it to all or to none")
@@ -189,6 +253,24 @@ def _read_results(path: Path, images: np.ndarray, categories: np.ndarray) -> Det
         box=np.asarray([r["bbox"] for r in rows], dtype=np.float64).reshape(-1, 4),
     )
     return table.take(np.argsort(table.image, kind="stable"))
+
+
+def _problem_of_result(row: object) -> str:
+    """What is wrong with one result; empty where nothing is."""
+    if not isinstance(row, dict):
+        return f"it is a {type(row).__name__}, not an object"
+    for key in ("image_id", "category_id", *(["query_id"] if "query_id" in row else [])):
+        if (
+            type(row.get(key)) is not int
+            or not -(2**31) <= row[key] < 2**62
+            or (key == "query_id" and row[key] >= 2**31)
+        ):
+            return f"{key} is {str(row.get(key))[:50]}, not a whole number"
+    box = row.get("bbox")
+    numbers = [row.get("score"), *(box if isinstance(box, list) and len(box) == 4 else [None])]
+    if not all(type(x) in (int, float) and abs(x) < 1e300 for x in numbers):
+        return "score is not a finite number, or bbox not four of them"
+    return ""
 
 
 def _best_of_each_query(table: DetectionTable) -> DetectionTable:

@@ -121,7 +121,8 @@ def _source_line(study: Study, report: Mapping, table: str) -> str:
     done, planned = report["cells"]["measured"], report["cells"]["planned"]
     state = "complete" if done == planned else f"**{done} of {planned} cells measured so far**"
     command = f"`projects/SQR/tools/study.py run {study.name}`"
-    text = f"Study [`{study.name}`](STUDY), {state}, {command}; commits {', '.join(report['commits']) or 'none'}."
+    commits = ", ".join(commit[:12] for commit in report["commits"])
+    text = f"Study [`{study.name}`](STUDY), {state}, {command}; commits {commits or 'none'}."
     if table != "full":
         return text
     machines = "; ".join(report["machines"])
