@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -131,7 +130,7 @@ class TimmBackbone(LibraryBackbone):
         there = dict(zip(map(_map_name, info.reduction()), info.out_indices, strict=True))
         _check_maps(f"TimmBackbone(name={name!r})", out_features, there)
         net = create_timm_model(name, features_only=True, out_indices=[there[x] for x in out_features], **options)
-        _fix_same_padding(net)
+        fix_same_padding(net)
         info = net.feature_info
         maps = {
             x: ShapeSpec(channels=channels, stride=stride)
@@ -145,30 +144,6 @@ class TimmBackbone(LibraryBackbone):
             channels_last=channels_last,
             frozen=_parameters_up_to(net, [(m["reduction"], m["module"]) for m in info.info], freeze_at, name),
         )
-
-
-def _fix_same_padding(net: nn.Module) -> None:
-    """Let timm's "SAME" convolutions pad by a constant where their stride divides the size of their input.
-
-    There the padding is the same for every size, but timm computes it from the size, which makes the symbolic sizes of
-    an export grow with every layer: minutes instead of seconds.
-    """
-    from timm.layers import Conv2dSame
-
-    class ConstantSamePadding(Conv2dSame):
-        def forward(self, x: Tensor) -> Tensor:
-            if x.shape[-2] % self.stride[0] or x.shape[-1] % self.stride[1]:
-                return super().forward(x)
-            sides = []
-            for kernel, stride, dilation in zip(self.kernel_size, self.stride, self.dilation, strict=True):
-                total = max((kernel - 1) * dilation + 1 - stride, 0)
-                sides = [total // 2, total - total // 2, *sides]
-            padded = F.pad(x, sides)
-            return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
-
-    for module in net.modules():
-        if type(module) is Conv2dSame:
-            module.__class__ = ConstantSamePadding
 
 
 class TorchvisionBackbone(LibraryBackbone):
@@ -242,6 +217,34 @@ def create_timm_model(name: str, *, pretrained: bool = False, **options) -> nn.M
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"timm cannot make {name!r} with the options {options}: {error}") from error
+
+
+class SamePaddingConv2d(nn.Conv2d):
+    """TensorFlow's "same" padding of a strided convolution on inputs of even size, as a constant.
+
+    timm computes it from the input's size, which an export with dynamic sizes cannot follow. Images padded to a
+    multiple of the coarsest stride (``model.size_divisibility``) have even sizes at every such convolution.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = max(self.kernel_size[0] - self.stride[0], 0)
+        before, after = total // 2, total - total // 2
+        padded = nn.functional.pad(x, (before, after, before, after))
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def fix_same_padding(net: nn.Module) -> None:
+    """Replace timm's convolutions of TensorFlow's "same" padding, keeping their parameters and names."""
+    for name, module in list(net.named_modules()):
+        if type(module).__name__ != "Conv2dSame":
+            continue
+        fixed = SamePaddingConv2d(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride,
+            groups=module.groups, bias=module.bias is not None, device="meta",
+        )  # fmt: skip
+        fixed.weight, fixed.bias = module.weight, module.bias
+        parent, _, last = name.rpartition(".")
+        setattr(net.get_submodule(parent), last, fixed)
 
 
 def _map_name(stride: int) -> str:
