@@ -198,16 +198,18 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
     )
     start_iter = _load(cfg, args, model, trainer, checkpointer)
     history.load(start_iter)
+    reason = stopping.reached() if stopping is not None else ""
+    complete = bool(reason) or start_iter >= cfg.train.max_iter
     if is_main:
         used = editable(cfg)
         used.train.seed = trainer.seed
         with as_user_error(OSError, prefix="train.output_dir: "):
-            record_config(used)
+            if not complete or not (Path(cfg.train.output_dir) / "config.yaml").exists():
+                record_config(used)
             about = describe(used)
         for saver in (checkpointer, best.checkpointer if best is not None else checkpointer):
             saver.about = about
-    reason = stopping.reached() if stopping is not None else ""
-    if reason or start_iter >= cfg.train.max_iter:
+    if complete:
         logger.info("Training is complete: %d of %d iterations. %s", start_iter, cfg.train.max_iter, reason)
         if is_main:
             metrics.restore(start_iter)
