@@ -139,6 +139,11 @@ def test_a_crowd_takes_no_more_than_its_costs_and_a_few_pieces(classification, g
     assert peaks[1 << 30] > 6 * costs.nbytes > 10 * peaks[1 << 15]  # in one piece
 
 
+def test_as_many_objects_as_queries_take_all_queries():
+    (match,) = matcher()([problem(predictions(), random_targets([6, 0]))])
+    assert match.sort(dim=1).values.tolist() == [list(range(6))] * 3
+
+
 def test_more_objects_than_queries_says_what_to_raise():
     with pytest.raises(
         ValueError, match=r"image 1 has 7 objects, but a group has only 6 queries.*raise num_queries to"

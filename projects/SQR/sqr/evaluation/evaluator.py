@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,6 @@ from .table_output import write_csv
 from .tables import DetectionTable, ImageRecord, assemble
 
 logger = logging.getLogger(__name__)
-
-Postprocessor = Callable[[Tensor, Tensor, tuple[int, int]], Instances]
 
 
 class StageInference(nn.Module):

@@ -97,25 +97,6 @@ class StagePredictions:
         """Whether predictions can be followed through the stages."""
         return all(len(t) == 0 or bool((t.query >= 0).all()) for t in (*self.queries, *self.detections))
 
-    def restrict(self, image_ids: Sequence) -> StagePredictions:
-        """The predictions of some images only, in ascending order of image id."""
-        keep = np.isin(self.image_ids, np.asarray(image_ids))
-        position = np.cumsum(keep) - 1
-
-        def cut(table: DetectionTable) -> DetectionTable:
-            out = table.take(keep[table.image])
-            out.image = position[out.image].astype(np.int32)
-            return out
-
-        return StagePredictions(
-            image_ids=self.image_ids[keep],
-            image_sizes=self.image_sizes[keep],
-            category_ids=self.category_ids,
-            queries=[cut(t) for t in self.queries],
-            detections=[cut(t) for t in self.detections],
-            source=self.source,
-        )
-
 
 @dataclass
 class ImageRecord:
