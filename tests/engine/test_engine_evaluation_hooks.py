@@ -33,7 +33,7 @@ def test_best_checkpoint(tmp_path, mode, values, expected):
     assert best_iteration(tmp_path) == expected
     assert history_of(tmp_path) == list(zip(range(1, 12, 2), map(float, values), strict=True))
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    assert torch.load(tmp_path / "model_best.pth", weights_only=True).keys() == {"model", "iteration"}
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True).keys() == {"model", "iteration", "about"}
 
 
 def test_best_weights_are_those_of_the_best_evaluation(tmp_path):

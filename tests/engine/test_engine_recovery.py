@@ -163,6 +163,12 @@ def test_the_seed_of_the_checkpoint_is_recorded(stopped):
     )
 
 
+def test_checkpoints_say_which_model_they_are_of(finished):
+    for name in ("model_final.pth", "model_best.pth"):
+        about = load(finished / name)["about"]
+        assert about == {"config": (finished / "config.yaml").read_text(), "class_names": []}
+
+
 def test_an_interrupted_last_evaluation_is_made_up_for(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     run = tmp_path / "run"

@@ -31,7 +31,7 @@ def damaged(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
     for _ in range(draw(st.integers(1, most))):
         paths = _paths(document)
         if not paths or draw(st.integers(0, 30)) == 0:
-            return draw(ODD)
+            return copy.deepcopy(draw(ODD))
         path = draw(st.sampled_from(paths))
         parent = document
         for key in path[:-1]:
@@ -47,7 +47,7 @@ def damaged(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
                 at = at[key] if isinstance(at, (dict, list)) and (isinstance(at, dict) or isinstance(key, int)) else at
             parent[path[-1]] = copy.deepcopy(at)
         else:
-            parent[path[-1]] = draw(ODD)
+            parent[path[-1]] = copy.deepcopy(draw(ODD))  # what is drawn is shared
     return document
 
 

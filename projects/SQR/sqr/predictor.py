@@ -16,7 +16,9 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
+from .checkpoint.files import read_about
 from .config import default_device, load_run_config
+from .config.yaml_files import parse_yaml_config
 from .data.image_inputs import COLORS, ImageLike, as_pixels, is_single_image
 from .data.layouts import CocoSplit
 from .data.prepared import prepare_split
@@ -147,6 +149,37 @@ class Predictor:
         return cls.from_config(
             config,
             path,
+            overrides=overrides,
+            device=device,
+            score_threshold=score_threshold,
+            batch_size=batch_size,
+            as_evaluated=as_evaluated,
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | os.PathLike,
+        *,
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+        score_threshold: float | None = None,
+        batch_size: int = 1,
+        as_evaluated: bool = False,
+    ) -> Predictor:
+        """The model of a checkpoint that a training wrote, by the config stored in the file, which is read as data.
+
+        Args:
+            checkpoint: such as ``output/mine/model_best.pth``, possibly followed by ``@ema``.
+            overrides, device, score_threshold, batch_size, as_evaluated: as :meth:`from_config`.
+
+        Raises:
+            UserError: the file holds no config, or as :meth:`from_config`.
+        """
+        checkpoint = os.fspath(checkpoint)
+        return cls.from_config(
+            parse_yaml_config(read_about(checkpoint)["config"], checkpoint),
+            checkpoint,
             overrides=overrides,
             device=device,
             score_threshold=score_threshold,

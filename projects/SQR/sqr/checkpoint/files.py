@@ -65,6 +65,22 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     return _unpack(data, name)
 
 
+def read_about(source: str) -> dict[str, Any]:
+    """What a training stored beside the weights: ``config`` (YAML) and ``class_names``.
+
+    Args:
+        source: path or address of a ``.pth`` file, possibly with ``@ema``.
+
+    Raises:
+        UserError: not readable, or written by something else than a training of this package.
+    """
+    data = _read(_fetch(source.removesuffix(EMA), source, ""), source)
+    about = data.get("about") if isinstance(data, dict) else None
+    if not isinstance(about, dict) or not isinstance(about.get("config"), str):
+        raise UserError(f"{source} does not say which model it is of: name the config too")
+    return about
+
+
 def _fetch(source: str, name: str, hint: str) -> str:
     if source.startswith(SCHEME):
         with as_user_error(ValueError, prefix=f"{name}: "):

@@ -169,12 +169,12 @@ class BestCheckpoint(HookBase):
         mode: str = "max",
         history: EvaluationHistory,
     ):
-        self._period, self._checkpointer, self._history = eval_period, checkpointer, history
+        self._period, self.checkpointer, self._history = eval_period, checkpointer, history
         self._metric, self._mode = metric, mode
 
     def before_train(self) -> None:
         # The run before may have ended between an evaluation and its file.
-        if self._is_best() and self._checkpointer.stored_iteration(self.NAME) != self.trainer.completed:
+        if self._is_best() and self.checkpointer.stored_iteration(self.NAME) != self.trainer.completed:
             self._save()
 
     def after_step(self) -> None:
@@ -200,7 +200,7 @@ class BestCheckpoint(HookBase):
     def _save(self) -> None:
         _, best, iteration = self._history.since_best(self._metric, self._mode)
         logger.info("Best %s so far: %.4g after iteration %d", self._metric, best, iteration)
-        self._checkpointer.save(self.NAME, iteration=iteration)
+        self.checkpointer.save(self.NAME, iteration=iteration)
 
 
 class EarlyStopping(HookBase):

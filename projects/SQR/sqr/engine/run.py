@@ -29,7 +29,7 @@ from .freezing import freeze
 from .optimizer_state import check_settings
 from .run_folder import locked
 from .saving import run_and_save
-from .startup import record_config
+from .startup import describe, record_config
 from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
@@ -203,6 +203,9 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
         used.train.seed = trainer.seed
         with as_user_error(OSError, prefix="train.output_dir: "):
             record_config(used)
+            about = describe(used)
+        for saver in (checkpointer, best.checkpointer if best is not None else checkpointer):
+            saver.about = about
     reason = stopping.reached() if stopping is not None else ""
     if reason or start_iter >= cfg.train.max_iter:
         logger.info("Training is complete: %d of %d iterations. %s", start_iter, cfg.train.max_iter, reason)

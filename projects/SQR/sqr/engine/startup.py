@@ -78,6 +78,13 @@ def record_config(cfg: DictConfig) -> None:
     save_config(cfg, str(Path(cfg.train.output_dir) / "config.yaml"), header=describe_run())
 
 
+def describe(cfg: DictConfig) -> dict[str, object]:
+    """What a checkpoint says of its run, enough to predict with the file: the recorded config and the class names."""
+    names = (cfg.get("data") or {}).get("class_names")
+    text = (Path(cfg.train.output_dir) / "config.yaml").read_text()
+    return {"config": text, "class_names": [str(name) for name in names or ()]}
+
+
 def describe_run() -> str:
     """The command, the versions and the git state of a run, a line each."""
     versions = [f"sqr {sqr.__version__}"]
