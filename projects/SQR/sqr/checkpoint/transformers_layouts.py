@@ -181,29 +181,7 @@ def _layouts(
     ]
 
 
-def _adapted(state_dict: StateDict) -> Rules:
-    """Of :mod:`sqr.adapters.transformers`: their names under ``network``; tied heads may be there once."""
-    return [
-        (r"model\.decoder\.((?:class|bbox)_embed\..+)", (r"network.model.decoder.\1", r"network.\1")),
-        (r"(model\..+)", r"network.\1"),
-        (r"((?:class|bbox)_embed\..+)", r"network.\1"),
-    ]
-
-
 TRANSFORMERS_LAYOUTS = (
-    *(
-        Layout(
-            name=f"transformers_{name}",
-            source=f"Hugging Face transformers, {models}",
-            signature=signature,
-            rules=_adapted,
-            nesting="",
-        )
-        for name, models, signature in (
-            ("rt_detr", "RT-DETR, RT-DETRv2, D-FINE, DEIMv2", (r"model\.decoder\.query_pos_head\.layers\.0\.weight",)),
-            ("lw_detr", "LW-DETR, RF-DETR", (r"model\.query_feat\.weight", r"model\.reference_point_embed\.weight")),
-        )
-    ),
     *_layouts(
         "detr",
         _detr,
