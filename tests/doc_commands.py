@@ -65,7 +65,8 @@ def blocks(page: Path) -> list[Block]:
 
 def shortened(command: str) -> str:
     """A training of two iterations; other commands as they are."""
-    trains = "train_net.py" in command and "--help" not in command and "--eval-only" not in command
+    trains = ("train_net.py" in command or command.startswith("sqr train")) and "--help" not in command
+    trains = trains and "--eval-only" not in command
     if SLOW or not trains:
         return command
     iterations = SHORT.replace("train.max_iter=2 ", "") if "max_epochs" in command else SHORT

@@ -44,8 +44,8 @@ def test_recipe_builds_and_runs(name, tmp_path):
     with torch.no_grad():
         (output,) = model.eval()(random_batch([(160, 192)], [0]))
     # DETR gives a detection a query, the others a number of them, of all that there are
-    if "name_or_config" in cfg.model:  # of transformers
-        queries, topk = cfg.model.name_or_config.num_queries, 300
+    if "pretrained" in cfg.model:  # of transformers
+        queries, topk = cfg.model.config.num_queries, 300
     else:
         queries = cfg.model.query_generator.num_queries
         topk = cfg.model.postprocessor.get("topk", queries)

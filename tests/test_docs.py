@@ -1,10 +1,11 @@
 """The documentation's commands work: every block that can be is run, page by page, in the order it is read."""
 
+import json
 import shlex
 
 import pytest
 
-from doc_commands import ROOT, Workspace, blocks, shortened
+from doc_commands import ROOT, Block, Workspace, blocks, shortened
 from sqr.config import load_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,13 +25,24 @@ def test_page(page, workspace):
             workspace.run(block)
 
 
+def test_notebook(workspace):
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert "train__max_iter=100," in code
+    code = code.replace("train__max_iter=100,", "train__max_iter=1, dataloader__train__total_batch_size=2,")
+    workspace.run(Block("docs/notebook.ipynb", 1, "python", code, ""))
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.skipped], ids=lambda b: f"{b.page}:{b.line}")
 def test_trainings_that_are_not_run_fit_their_config(block):
     for command in block.commands:
         words = shlex.split(command)
-        if not any(word.endswith("train_net.py") for word in words) or "--config-file" not in words:
+        if words[:2] == ["sqr", "train"]:
+            config = words[2]
+        elif any(word.endswith("train_net.py") for word in words) and "--config-file" in words:
+            config = words[words.index("--config-file") + 1]
+        else:
             continue
-        config = words[words.index("--config-file") + 1]
         overrides = [word for word in words if "=" in word and not word.startswith("-")]
         if not any(sign in config for sign in PLACEHOLDERS):
             load_config(config, overrides)
@@ -54,3 +66,4 @@ def test_links_between_pages_lead_somewhere():
 def test_only_trainings_are_cut_short():
     assert shortened("python projects/SQR/tools/draw_plan.py sqr") == "python projects/SQR/tools/draw_plan.py sqr"
     assert "train.max_iter=2" in shortened("python projects/SQR/train_net.py --config-file quick/x")
+    assert "train.max_iter=2" in shortened("sqr train quick/x") and "max_iter" not in shortened("sqr eval --run x")

@@ -49,6 +49,15 @@ def test_an_image_is_the_same_alone_and_beside_larger_ones(detector):
     assert scores > 3e-3 and boxes > 3e-3  # as published: what is compared does see padding
 
 
+def test_padding_takes_no_proposal_from_the_image():
+    model = small_model("deformable_two_stage")
+    queries = model.query_generator
+    # the feature of a token that cannot propose is what this class scores highest
+    queries.enc_output.bias.data.copy_(queries.class_embed.weight[0])
+    scores, boxes = largest_differences(model, random_batch([(64, 64), (64, 190)], [0, 0]))
+    assert scores < 1e-4 and boxes < 1e-3
+
+
 @pytest.mark.parametrize("detector", ["deformable_two_stage", "adamixer", "detr"])
 def test_what_is_exported_is_the_same_on_any_canvas(detector):
     model = small_model(detector)

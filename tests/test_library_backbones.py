@@ -1,5 +1,7 @@
 """Backbones of timm, torchvision and Detectron2: maps, frozen parts, weights, and one step of training with each."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.config import LazyCall as L
@@ -14,7 +16,7 @@ from sqr.checkpoint import backbones
 from sqr.checkpoint.loading import load_model_weights
 from sqr.engine.freezing import freeze
 from sqr.errors import UserError
-from sqr.layers.library_backbones import TimmBackbone, TorchvisionBackbone
+from sqr.layers.library_backbones import TimmBackbone, TorchvisionBackbone, fix_same_padding
 
 timm = pytest.importorskip("timm")
 
@@ -83,6 +85,19 @@ def test_torchvision_maps_and_weights_are_those_of_the_whole_model(name, nodes, 
         expected = seen[key].permute(0, 3, 1, 2) if name == "swin_t" else seen[key]
         assert maps[key].shape == (1, spec.channels, 64 // spec.stride, 96 // spec.stride)
         torch.testing.assert_close(maps[key], expected)
+
+
+def test_same_padding_is_tensorflows_and_needs_no_size():
+    net = nn.Sequential(*(timm.layers.create_conv2d(2, 2, k, stride=2, padding="same") for k in (3, 5)))
+    fixed = copy.deepcopy(net)
+    fix_same_padding(fixed)
+    images = torch.randn(1, 2, 16, 24)
+    torch.testing.assert_close(fixed(images), net(images))
+    assert list(fixed.state_dict()) == list(net.state_dict())
+    size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(fixed, (images,), dynamic_shapes=(size,), strict=False).module()
+    other = torch.randn(1, 2, 32, 20)
+    torch.testing.assert_close(program(other), net(other))
 
 
 @pytest.mark.parametrize("batch_norm", ["trainable", "fixed_stats", "frozen"])

@@ -115,6 +115,15 @@ def test_batches_are_lists(predictor, path, shapes):
     assert_same(alone([path, shapes / "val" / "000004.png"])[0], alone(path))
 
 
+def test_an_image_is_predicted_alike_alone_and_in_any_batch(predictor, path, shapes):
+    pixels = [np.asarray(Image.open(p).convert("RGB")) for p in (path, shapes / "val" / "000004.png")]
+    images = [pixels[0], pixels[0][:64, :90], pixels[1][:100, :41], pixels[1]]
+    for image, together in zip(images, predictor.stages(images, color="RGB"), strict=True):
+        alone = predictor.stages(image, color="RGB")
+        torch.testing.assert_close(together.scores, alone.scores, atol=1e-3, rtol=0)
+        torch.testing.assert_close(together.boxes, alone.boxes, atol=0.1, rtol=0)
+
+
 def test_boxes_are_in_pixels_of_the_image_as_given(predictor, path):
     small = predictor(path)
     image = Image.open(path)

@@ -4,7 +4,7 @@
         data.root=DIR train.init_checkpoint=FILE
 
 FILE is a checkpoint of AdaMixer,
-with or without recollection: class heads for other classes than yours start anew, and the log says so. Without it the
+with or without recollection: new class heads are initialized for other classes, and the log says so. Without it the
 backbone starts from ImageNet, and a few hundred images are too few.
 """
 

@@ -1,4 +1,4 @@
-"""AdaMixer on ResNet-50 with 100 queries: the model alone (Gao et al., CVPR 2022).
+"""AdaMixer on ResNet-50 with 100 queries: only the model (Gao et al., CVPR 2022).
 
 More queries, other backbones and recollection are deltas on it, see configs/adamixer/.
 """

@@ -2,5 +2,5 @@
 
 from .rt_detr_v2_quick import model
 
-model.name_or_config.model_type = "d_fine"
-model.name_or_config.depth_mult = 0.34
+model.config.model_type = "d_fine"
+model.config.depth_mult = 0.34

@@ -1,4 +1,4 @@
-"""DAB-Deformable-DETR on ResNet-50: the model alone (Liu et al., ICLR 2022, appendix)."""
+"""DAB-Deformable-DETR on ResNet-50: only the model (Liu et al., ICLR 2022, appendix)."""
 
 from detectron2.config import LazyCall as L
 

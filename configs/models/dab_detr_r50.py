@@ -1,4 +1,4 @@
-"""DAB-DETR on ResNet-50: the model alone (Liu et al., ICLR 2022)."""
+"""DAB-DETR on ResNet-50: only the model (Liu et al., ICLR 2022)."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet

@@ -1,4 +1,4 @@
-"""Deformable DETR on ResNet-50, plain form: the model alone (Zhu et al., ICLR 2021).
+"""Deformable DETR on ResNet-50, plain form: only the model (Zhu et al., ICLR 2021).
 
 The other published forms and recollection are deltas on it, see configs/deformable_detr/.
 """

@@ -1,4 +1,4 @@
-"""DETR on ResNet-50: the model alone (Carion et al., ECCV 2020)."""
+"""DETR on ResNet-50: only the model (Carion et al., ECCV 2020)."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet

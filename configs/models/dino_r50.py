@@ -1,4 +1,4 @@
-"""DINO on ResNet-50 with 4 scales: the model alone (Zhang et al., ICLR 2023)."""
+"""DINO on ResNet-50 with 4 scales: only the model (Zhang et al., ICLR 2023)."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Group DETR on Conditional DETR and ResNet-50: the model alone (Chen et al., ICCV 2023)."""
+"""Group DETR on Conditional DETR and ResNet-50: only the model (Chen et al., ICCV 2023)."""
 
 from detectron2.config import LazyCall as L
 

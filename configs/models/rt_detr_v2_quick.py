@@ -9,8 +9,8 @@ from detectron2.config import LazyCall as L
 from sqr.adapters.transformers import from_transformers
 
 model = L(from_transformers)(
-    # or a directory with config.json and model.safetensors, or a name on the hub
-    name_or_config={
+    pretrained=None,  # a directory with config.json and model.safetensors, or a name on the hub, in place of config
+    config={
         "model_type": "rt_detr_v2",
         "backbone_config": {
             "model_type": "rt_detr_resnet",

@@ -6,6 +6,6 @@ projects/SQR/train_net.py --config-file quick/d_fine_folder data.root=DIR
 from ..common.data.small_folder import data, dataloader
 from .d_fine_shapes import lr_multiplier, model, optimizer, train
 
-model.name_or_config.num_queries = 100
+model.config.num_queries = 100
 model.image_size = [320, 320]
 train.output_dir = "output/d_fine_folder"

@@ -1,4 +1,4 @@
-"""quick/adamixer_shapes with dense recollection and recurrence, for running the last stage alone in a loop.
+"""quick/adamixer_shapes with dense recollection and recurrence, for running only the last stage, in a loop.
 
     projects/SQR/train_net.py --config-file quick/dqrr_adamixer_shapes
     projects/SQR/train_net.py --config-file quick/dqrr_adamixer_shapes --eval-only \

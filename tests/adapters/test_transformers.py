@@ -77,7 +77,7 @@ SIZE = (64, 64)
 def detector(kind: str, plan: str = "sequential", **config):
     torch.manual_seed(0)
     values = {"model_type": kind, **copy.deepcopy(CONFIGS[kind]), **config}
-    return from_transformers(name_or_config=values, num_classes=5, decoder={"plan": plan}, image_size=SIZE)
+    return from_transformers(config=values, num_classes=5, decoder={"plan": plan}, image_size=SIZE)
 
 
 def batch_and_targets(model):
@@ -187,11 +187,11 @@ def test_saves_and_loads_in_their_format(tmp_path):
     assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        again = from_transformers(name_or_config=str(tmp_path), image_size=SIZE).eval()
+        again = from_transformers(pretrained=str(tmp_path), image_size=SIZE).eval()
     batch, _ = batch_and_targets(model)
     for a, b in zip(model.forward_stages(batch), again.forward_stages(batch), strict=True):
         assert torch.equal(a.scores, b.scores) and torch.equal(a.boxes, b.boxes)
-    other = from_transformers(name_or_config=str(tmp_path), num_classes=3, image_size=SIZE)
+    other = from_transformers(pretrained=str(tmp_path), num_classes=3, image_size=SIZE)
     assert other.num_classes == 3 and other.eval().forward_stages(batch)[0].scores.shape[-1] == 3
 
 
@@ -205,7 +205,7 @@ def test_a_copy_and_a_state_dict_hold_every_weight_once():
 
 
 def test_messages_name_what_is_wrong(tmp_path):
-    with pytest.raises(UserError, match=r"name_or_config=.*nothing-there"):
-        from_transformers(name_or_config=str(tmp_path / "nothing-there"))
+    with pytest.raises(UserError, match=r"pretrained=.*nothing-there"):
+        from_transformers(pretrained=str(tmp_path / "nothing-there"))
     with pytest.raises(UserError, match="transformers' yolos has no stages here; there are rt_detr"):
-        from_transformers(name_or_config={"model_type": "yolos", "num_hidden_layers": 1})
+        from_transformers(config={"model_type": "yolos", "num_hidden_layers": 1})

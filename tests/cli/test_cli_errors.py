@@ -99,7 +99,7 @@ def test_a_corrupt_training_image_is_named_and_the_iterations_before_it_are_save
     options = ["+dataloader.train.shuffle=False", "dataloader.train.total_batch_size=2", "train.max_iter=4"]
     assert run(folder, *options) == 1  # image 6 is in the batch of iteration 3
     error = error_line(capsys)
-    assert "6.png" in error and "The 3 iterations done are saved: go on with --resume" in error
+    assert "6.png" in error and "The 3 iterations done are saved: resume with --resume" in error
     saved = torch.load(folder / "out" / "model_0000002.pth", weights_only=True)
     assert (saved["iteration"], saved["trainer"]["samples_seen"]) == (2, 6)
     write_tiny_coco(tmp_path / "again", counts=(1,) * 7)
@@ -133,7 +133,7 @@ def test_a_disk_that_is_full_at_checkpoint_time_keeps_the_checkpoint_before(tmp_
     assert code == 1
     error = error_line(capsys)
     assert "cannot write the checkpoint" in error and "model_0000009.pth" in error
-    assert "model_0000006.pth is complete. Make room or change train.output_dir, then go on with --resume" in error
+    assert "model_0000006.pth is complete. Make room or change train.output_dir, then resume with --resume" in error
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
     assert not list(tmp_path.glob(".*.tmp"))
     assert run_toy(tmp_path, *options, resume=True) == 0
@@ -146,5 +146,5 @@ def test_a_disk_that_is_full_for_the_log_saves_what_it_can(tmp_path, capsys, mon
     monkeypatch.setattr("sqr.engine.writers.append_row", full)
     assert run_toy(tmp_path, "train.eval_period=0") == 1
     error = error_line(capsys)
-    assert "No space left on device" in error and "The 3 iterations done are saved: go on with --resume" in error
+    assert "No space left on device" in error and "The 3 iterations done are saved: resume with --resume" in error
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"

@@ -155,6 +155,12 @@ def test_settings_that_cannot_apply_are_refused_and_not_recorded(changes, messag
     assert (stopped / "config.yaml").read_text() == "as it was"
 
 
+def test_a_complete_run_keeps_its_recorded_config(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert run_toy(run, "optimizer.lr=1e-5", resume=True) == 0
+    assert (run / "config.yaml").read_text() == (finished / "config.yaml").read_text()
+
+
 def test_the_seed_of_the_checkpoint_is_recorded(stopped):
     assert run_toy(stopped, "train.seed=77", resume=True) == 0
     assert (
@@ -232,7 +238,7 @@ def test_a_diverged_training_keeps_the_last_good_checkpoint_and_gets_no_ap(rate,
     ]
     assert run_toy(tmp_path, *changes, resume=True) == 1
     error = capsys.readouterr().err
-    assert "go on from it with --resume and a lower optimizer.lr" in error and "Traceback" not in error
+    assert "resume from it with --resume and a lower optimizer.lr" in error and "Traceback" not in error
     for path in tmp_path.glob("model_*.pth"):
         assert all(t.isfinite().all() for t in load(path)["model"].values()), path
     assert (tmp_path / "last_checkpoint").read_text() in {p.name for p in tmp_path.glob("model_*.pth")}

@@ -56,7 +56,9 @@ def test_interrupted_and_resumed_run_is_the_same_run(variant, uninterrupted, tmp
     options = [*VARIANTS[variant]]
     code = run_toy(tmp_path, f"+model.interrupt_at={INTERRUPT_AT.get(variant, 7)}", *options)
     assert code == 130
-    assert "SIGINT after 7 of 12 iterations; saved. Go on with the same command and --resume" in capsys.readouterr().err
+    assert (
+        "SIGINT after 7 of 12 iterations; saved. Resume with the same command and --resume" in capsys.readouterr().err
+    )
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
     assert run_toy(tmp_path, *options, resume=True) == 0
     assert_same(load(whole / "model_final.pth"), load(tmp_path / "model_final.pth"))

@@ -141,7 +141,7 @@ def test_non_finite_loss_names_iteration_and_images_and_spares_the_weights(tmp_p
     iteration = int(error.split("iteration ")[1].split(":")[0])
     last = (tmp_path / "last_checkpoint").read_text()
     assert iteration > 1 and last == f"model_{iteration - 2:07d}.pth"  # whose weights gave a finite loss
-    assert f"The last good checkpoint is {last}: go on from it with --resume and a lower optimizer.lr" in error
+    assert f"The last good checkpoint is {last}: resume from it with --resume and a lower optimizer.lr" in error
     state = torch.load(tmp_path / last, weights_only=True)["model"]
     assert all(v.isfinite().all() for v in state.values())
 

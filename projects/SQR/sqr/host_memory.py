@@ -13,7 +13,7 @@ _NEVER, _GROW_BY = 2**31 - 1, 256 << 20
 def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next tensors instead of returning it to the system.
 
-    By default glibc maps every large tensor anew and unmaps it when freed, so that each training step pays for
+    By default glibc maps every large tensor again and unmaps it when freed, so that each training step pays for
     hundreds of thousands of page faults. The setting holds until the process ends and affects all its allocations,
     so commands apply it, not the library.
 

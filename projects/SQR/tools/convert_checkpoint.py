@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert detector checkpoints between published layouts and this package's, or keep the last decoder stage alone.
+"""Convert detector checkpoints between published layouts and this package's, or keep only the last decoder stage.
 
     convert_checkpoint.py convert detr-r50.pth ours.pth [--layout detr] [--config-file detr/detr_r50_500ep]
     convert_checkpoint.py back ours.pth theirs.pth --layout detr

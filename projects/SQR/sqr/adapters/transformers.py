@@ -108,7 +108,8 @@ class TransformersDetector(QueryBasedDetector):
 
 def from_transformers(
     *,
-    name_or_config: str | Mapping[str, Any],
+    pretrained: str | None = None,
+    config: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
     decoder: Mapping[str, Any] | None = None,
     image_size: Sequence[int] | None = (640, 640),
@@ -119,8 +120,9 @@ def from_transformers(
     """Build a detector of ``transformers`` that recollects.
 
     Args:
-        name_or_config: a directory with ``config.json`` and ``model.safetensors`` (or a name on the hub, where that can
-            be reached), whose weights are loaded; or the values of a config with its ``model_type``, for random ones.
+        pretrained: a directory with ``config.json`` and ``model.safetensors`` (or a name on the hub, where that can be
+            reached), whose weights are loaded.
+        config: without ``pretrained``, the values of a config with its ``model_type``; weights are random.
         num_classes: ``K``; heads for another number than the directory's start anew. Theirs when None.
         decoder, image_size, postprocessor, pixel_mean, pixel_std: see :class:`TransformersDetector`. RT-DETR and D-FINE
             take images divided by 255, LW-DETR and RF-DETR ImageNet's mean and deviation.
@@ -135,15 +137,13 @@ def from_transformers(
             f"this detector needs transformers: pip install 'detectron2-sqr[transformers]' ({error})"
         ) from error
     changes = {} if num_classes is None else {"num_labels": num_classes}
-    if isinstance(name_or_config, str):
+    if pretrained is not None:
         try:
-            network = AutoModelForObjectDetection.from_pretrained(
-                name_or_config, ignore_mismatched_sizes=True, **changes
-            )
+            network = AutoModelForObjectDetection.from_pretrained(pretrained, ignore_mismatched_sizes=True, **changes)
         except (OSError, ValueError) as error:
-            raise UserError(f"name_or_config={name_or_config}: {error}") from error
+            raise UserError(f"pretrained={pretrained}: {error}") from error
     else:
-        values = OmegaConf.to_container(OmegaConf.create(dict(name_or_config)), resolve=True)
+        values = OmegaConf.to_container(OmegaConf.create(dict(config or {})), resolve=True)
         network = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**{**values, **changes}))
     return TransformersDetector(
         network=network,

@@ -1,7 +1,7 @@
 """Decoder layers of Hugging Face ``transformers`` as decoder stages.
 
 A *family* says what one of their decoders does around its layers: how it reads a query's position, which heads predict
-from a layer, and what goes on to the next one. The layers, heads and losses are theirs.
+from a layer, and what is passed to the next one. The layers, heads and losses are theirs.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ STEP_FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
 }
-"""PyTorch's counter has its formulas for the fused attention of GPUs alone."""
+"""PyTorch's counter has its formulas for the fused attention of GPUs only."""
 if not library.reason:
     STEP_FORMULAS[torch.ops.sqr.adaptive_mix] = _step_mixing
     STEP_FORMULAS[torch.ops.sqr.adaptive_mix_backward] = _step_mixing_backward

@@ -207,7 +207,7 @@ def check_agreement(matches: Tensor, textbook: Sequence[Sequence[tuple[Tensor, T
 
 
 def check_losses(ours: float, textbook: float) -> None:
-    """Both find losses that differ by rounding alone.
+    """Both find losses that differ only by rounding.
 
     Raises:
         UserError: they do not.

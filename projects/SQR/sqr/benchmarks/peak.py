@@ -141,7 +141,7 @@ def _status(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key):
             return 1024 * int(line.split()[1])
-    raise UserError(f"/proc/self/status has no {key}: memory can be measured on Linux alone")
+    raise UserError(f"/proc/self/status has no {key}: memory can be measured only on Linux")
 
 
 def _resident() -> int:
@@ -153,7 +153,7 @@ def _peak() -> int:
 
 
 def _reset_peak() -> None:
-    """Make the peak start anew from what is resident now."""
+    """Reset the peak to what is resident now."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:

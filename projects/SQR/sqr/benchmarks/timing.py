@@ -19,7 +19,7 @@ class Laps:
 
     Args:
         device: waited for at the end of each part.
-        parts: False to take the total alone: nothing waits between the parts then, so that a GPU's queue never runs
+        parts: False to take only the total: nothing waits between the parts then, so that a GPU's queue never runs
             empty and the call takes as long as it does unobserved.
     """
 

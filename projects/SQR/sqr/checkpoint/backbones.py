@@ -75,7 +75,7 @@ def _packaged_weights(name: str) -> dict[str, Tensor] | None:
 
 
 def backbone_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """What a detector calls the tensors of a file that holds a backbone alone.
+    """What a detector calls the tensors of a file that holds only a backbone.
 
     A :class:`~sqr.layers.library_backbones.LibraryBackbone` renames those of its library's model. Others, such as the
     official Swin Transformer's or MAE's ViT, belong to that module of the backbone which has most of their names.

@@ -36,7 +36,7 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer for the checkpoints of this project's runs.
 
     A file appears under its name only when it is complete, and ``last_checkpoint`` names it only
-    afterwards: a full disk or a kill leaves the previous checkpoint in force. What is not finite is not saved.
+    afterwards: a full disk or a kill leaves the previous checkpoint intact. What is not finite is not saved.
 
     Attributes:
         saved_iteration: of the last checkpoint that this object wrote or resumed from.
@@ -79,7 +79,7 @@ class Checkpointer(DetectionCheckpointer):
             kept = f"{Path(self.save_dir) / last} is complete" if last else "there is no complete checkpoint yet"
             raise CheckpointError(
                 f"cannot write the checkpoint {path}: {one_line(error)}; {kept}. Make room or change "
-                "train.output_dir, then go on with --resume"
+                "train.output_dir, then resume with --resume"
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -2,7 +2,7 @@
 
 Models of facebookresearch/detr and its descendants have a class for every COCO category *id* up to 90; everybody else,
 and this package's COCO data, has the 80 categories in a row. From the former to the latter rows are picked, so such a
-file evaluates as it is. Any other change of the number of classes is a new task, whose heads start anew.
+file evaluates as it is. Any other change of the number of classes is a new task, whose heads are initialized anew.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fit_class_heads(
 ) -> tuple[dict[str, Tensor], ClassHeadChanges]:
     """Bring class heads to a model's number of classes; tensors whose shapes agree stay as they are.
 
-    A two-stage model's scorer of proposals uses row 0 alone ("an object"), whatever the classes, and all its other rows
+    A two-stage model's scorer of proposals uses only row 0 ("an object"), whatever the classes, and all its other rows
     are only ever trained towards "no": it keeps row 0 and as many others as the model has.
 
     Args:

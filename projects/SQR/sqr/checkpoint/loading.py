@@ -29,7 +29,7 @@ class LoadReport:
     """Which tensors of the model were loaded, which were not, and which of the file have no place.
 
     ``picked``: of those loaded, class heads of which the rows of COCO's 80 categories were taken; ``resized``: likewise
-    two-stage proposal scorers, of which row 0 alone counts; ``reinitialised``: class heads for other classes than the
+    two-stage proposal scorers, of which only row 0 counts; ``reinitialised``: class heads for other classes than the
     file's, left as initialised.
     """
 
@@ -44,7 +44,7 @@ class LoadReport:
         """What there is to say beyond the number of tensors loaded."""
         said = (
             ("Class heads, rows of COCO's 80 categories picked from 91 ids", _modules(self.picked)),
-            ("Proposal scorers, whose row 0 alone counts, cut to the number of classes", _modules(self.resized)),
+            ("Proposal scorers, of which only row 0 counts, cut to the number of classes", _modules(self.resized)),
             ("Class heads of other classes than the file's, initialised anew", _modules(self.reinitialised)),
             ("Not in the file, left as initialised", _summary(self.missing)),
             ("Not used", _summary(self.unexpected)),

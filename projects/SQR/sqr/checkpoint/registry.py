@@ -19,7 +19,7 @@ def detect_layout(state_dict: StateDict) -> str:
         ValueError: none fits; the message names the nearest layout and what it lacks.
     """
     keys = list(state_dict)
-    if any(k.startswith("decoder.stages.0.") for k in keys):
+    if any(k.startswith(("decoder.stages.0.", "network.model.")) for k in keys):
         return NATIVE
     missing = {layout.name: layout.missing(keys) for layout in LAYOUTS}
     for layout in LAYOUTS:

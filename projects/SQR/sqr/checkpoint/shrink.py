@@ -9,7 +9,7 @@ What differs between stages, detector by detector, and what becomes of it in a d
 - Deformable DETR, plain, and DETR: nothing but the layers; heads (and DETR's output norm) are shared, and listed in
   each stage's state, so they stay.
 - Deformable DETR with refinement, two-stage, H-DETR, AdaMixer: heads of its own in every stage; the last stage's stay.
-  The loop starts at points, proposals or full-image boxes and goes on from refined boxes, of which dense recollection
+  The loop starts at points, proposals or full-image boxes and continues from refined boxes, of which dense recollection
   trains both (paths ``0-6`` and ``...-6-6``). The encoder's proposal heads belong to the query generator and stay.
 - DAB-DETR, DAB-Deformable-DETR, Conditional and Group DETR: only the first stage adds positions to contents and leaves
   the sine embedding unscaled. The last stage never did, so the decoder of one stage has no such stage

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..config import add_trust_option, load_run_config
-from ..engine import load_model
+from ..engine import has_weights, load_model
 from ..errors import UserError, report_error
 from ..evaluation import ground_truth, storage
 from ..evaluation.analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 for an error the user can mend, 130 for an interruption)."""
+    """Run the command; returns the exit code (1 for an error that the user can fix, 130 for an interruption)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {"compare": run_compare, "benchmark": run_benchmark}
     run = commands.get(argv[0]) if argv else None
@@ -71,7 +71,7 @@ def analyze_config(args: argparse.Namespace) -> None:
     for name in ("detectron2", "sqr"):
         setup_logger(args.output, distributed_rank=comm.get_rank(), name=name)
     cfg = load_run_config(args.config_file, args.opts)
-    if not cfg.train.init_checkpoint:
+    if not has_weights(cfg):
         raise UserError("name the weights to analyze: train.init_checkpoint=PATH")
     model = load_model(cfg)
     result, interrupted = analyze_model(

@@ -24,7 +24,7 @@ _MEGABYTE = 1e6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 for an error the user can mend, which is one line on stderr)."""
+    """Run the command; returns the exit code (1 for an error that the user can fix, which is one line on stderr)."""
     args = _parser().parse_args(argv)
     try:
         args.run(args)

@@ -21,7 +21,7 @@ TOLERANCE = 1e-3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 for what the user can mend, 2 for options that make no sense)."""
+    """Run the command; returns the exit code (1 for errors that the user can fix, 2 for options that make no sense)."""
     args = _parser().parse_args(argv)
     try:
         return run(args)

@@ -26,7 +26,7 @@ def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Nam
 
     In a process that ``torchrun`` started, join the others instead.
 
-    0 for success, 1 for an error that the user can mend, 2 for a command line or config that makes no
+    0 for success, 1 for an error that the user can fix, 2 for a command line or config that makes no
     sense, 128 + n for signal n. Such errors are one line on stderr; any other exception keeps its traceback.
     """
     device = next((o.partition("=")[2] for o in reversed(args.opts) if o.startswith("train.device=")), None)

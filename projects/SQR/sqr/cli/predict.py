@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stages", action="store_true", help="also draw the best queries in every decoder stage")
     parser.add_argument("--queries", type=int, default=3, help="queries to follow with --stages")
     parser.add_argument(
-        "--show", action="store_true", help="show pictures in a window; any key goes on, q ends a video"
+        "--show", action="store_true", help="show pictures in a window; any key continues, q ends a video"
     )
     parser.add_argument("--video-format", choices=("mp4", "avi"), default="mp4", help="of written videos")
     parser.add_argument("--max-frames", type=int, default=0, help="stop a video after so many frames")

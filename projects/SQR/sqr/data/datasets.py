@@ -107,7 +107,7 @@ def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
 
     Null becomes what the data has; a value is compared with it. Training and validation must have the same
     categories in the same order. Does nothing for a config without a ``data`` node. The names stand in the saved
-    config of a run, so that whoever uses the model needs no data to name its classes.
+    config of a run, so that the classes of a trained model can be named without its data.
 
     Args:
         cfg: the whole config.

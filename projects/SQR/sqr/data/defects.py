@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "tiny_box": (WARNING, "box below 1 pixel in width and height"),
     "duplicate_box": (WARNING, "the same box and class twice in an image"),
     "crowd": (WARNING, "crowd region (training leaves it out, evaluation ignores detections on it)"),
-    "renumbered_ids": (WARNING, "ids that COCO's evaluation cannot use (numbered anew)"),
+    "renumbered_ids": (WARNING, "ids that COCO's evaluation cannot use (renumbered)"),
     "bad_area": (WARNING, "area that cannot be that of its box (the box's area is taken)"),
     "incomplete_annotation": (WARNING, "annotation without area or iscrowd (the box's area and 0 are taken)"),
     "no_boxes_to_evaluate": (WARNING, "split without a box: nothing can be measured on it"),

@@ -35,7 +35,7 @@ def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[in
 
     Grey is repeated over the channels, transparency is left out (what lies under it shows), of 16 bits the upper 8 are
     kept, and the orientation that EXIF states is applied. Where the annotations were made on the pixels as stored,
-    which their width and height tell, the orientation is left alone.
+    which their width and height tell, the orientation is left unchanged.
 
     Args:
         path: of the file, or what Detectron2's ``PathManager`` understands, such as an address with ``://``.

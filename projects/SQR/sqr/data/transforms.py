@@ -123,7 +123,7 @@ def training_augmentations(
         flip_prob: chance of a horizontal flip.
         crop_prob: chance of the branch with the crop; 0 leaves it out.
         color_jitter: brightness, contrast and saturation are each scaled by a factor from ``1 -
-            color_jitter`` to ``1 + color_jitter``; 0 leaves the colours alone. Assumes RGB. DETR has none;
+            color_jitter`` to ``1 + color_jitter``; 0 leaves the colours unchanged. Assumes RGB. DETR has none;
             small datasets gain by it.
         crop_resize: shortest edges before the crop; None takes DETR's proportions of the largest
             ``min_size``, which are (400, 500, 600) for 800.

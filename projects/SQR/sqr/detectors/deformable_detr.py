@@ -7,7 +7,7 @@ References are boxes ``(..., 4)``, normalised cxcywh. The plain form and the fir
 *points*: boxes of zero extent (:func:`~sqr.boxes.is_point`). With recollection a stage can therefore see points and
 refined boxes side by side, each group with its own: a group that skips stages keeps the reference it had, and both the
 sampling around it and the box predicted from it follow that reference. (The released SQR code recollects content only
-and hands every group the same references, which is right for the plain form alone; its refining form trains on
+and hands every group the same references, which is right only for the plain form; its refining form trains on
 references that inference never uses.)
 """
 

@@ -1,7 +1,7 @@
 """Group DETR on Conditional DETR (Chen et al., ICCV 2023; Meng et al., ICCV 2021).
 
 With one group it is Conditional DETR. A query is a learned position; its reference point is predicted from the
-position once, before the first stage, and stays, so recollected groups differ in their contents alone. The first stage
+position once, before the first stage, and stays, so recollected groups differ only in their contents. The first stage
 alone adds positions to contents and leaves the sine embedding unscaled; a group that skips it passes the next stage as
 any other does, and the last stage needs nothing of the first one (``special_first=False`` builds it alone).
 

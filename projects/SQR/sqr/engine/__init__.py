@@ -3,7 +3,7 @@
 from .ema import ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory
 from .optim import get_param_groups, step_schedule
-from .run import build_model, build_optimizer, build_trainer, load_model, run_eval_only, train
+from .run import build_model, build_optimizer, build_trainer, has_weights, load_model, run_eval_only, train
 from .startup import setup_run
 from .train_loader import TrainLoader, build_train_loader
 from .trainer import Trainer, TrainingStopped
@@ -26,6 +26,7 @@ __all__ = [
     "default_writers",
     "evaluate",
     "get_param_groups",
+    "has_weights",
     "load_model",
     "run_eval_only",
     "setup_run",

@@ -139,7 +139,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
 
 def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
-    """Train from ``train.init_checkpoint``, or go on with the last checkpoint if ``args.resume``.
+    """Train from ``train.init_checkpoint``, or resume from the last checkpoint if ``args.resume``.
 
     Args:
         cfg: a config that :func:`sqr.config.load_run_config` returned, with ``training``.
@@ -198,16 +198,18 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
     )
     start_iter = _load(cfg, args, model, trainer, checkpointer)
     history.load(start_iter)
+    reason = stopping.reached() if stopping is not None else ""
+    complete = bool(reason) or start_iter >= cfg.train.max_iter
     if is_main:
         used = editable(cfg)
         used.train.seed = trainer.seed
         with as_user_error(OSError, prefix="train.output_dir: "):
-            record_config(used)
+            if not complete or not (Path(cfg.train.output_dir) / "config.yaml").exists():
+                record_config(used)
             about = describe(used)
         for saver in (checkpointer, best.checkpointer if best is not None else checkpointer):
             saver.about = about
-    reason = stopping.reached() if stopping is not None else ""
-    if reason or start_iter >= cfg.train.max_iter:
+    if complete:
         logger.info("Training is complete: %d of %d iterations. %s", start_iter, cfg.train.max_iter, reason)
         if is_main:
             metrics.restore(start_iter)
@@ -305,12 +307,17 @@ def _load(
             logger.warning("The checkpoint holds no averaged weights: the average (train.ema) starts from its weights")
         if "ema" in left:
             logger.warning("The checkpoint's averaged weights are left behind: train.ema.enabled=False")
-        logger.info("Going on after iteration %d", trainer.completed)
+        logger.info("Resuming after iteration %d", trainer.completed)
         return trainer.completed + 1
     if args.resume:
         logger.info("No checkpoint in %s: starting from the beginning", cfg.train.output_dir)
     load_model_weights(model, cfg.train.init_checkpoint, modules=list(cfg.train.get("init_modules", [])))
     return 0
+
+
+def has_weights(cfg: DictConfig) -> bool:
+    """Whether a config names trained weights: a checkpoint, or a ``transformers`` model, which brings its own."""
+    return bool(cfg.train.init_checkpoint) or bool(cfg.model.get("pretrained"))
 
 
 def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
@@ -319,7 +326,7 @@ def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], di
     Raises:
         UserError: no checkpoint is given, or it does not hold the whole model.
     """
-    if not cfg.train.init_checkpoint:
+    if not has_weights(cfg):
         raise UserError("--eval-only needs the weights to evaluate: train.init_checkpoint=PATH")
     model = load_model(cfg)
     results = do_test(cfg, model)

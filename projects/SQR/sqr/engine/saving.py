@@ -54,7 +54,7 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
             _save(trainer, checkpointer)
         comm.synchronize()  # no process leaves before the checkpoint is there
         text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
-        text += "Go on with the same command and --resume"
+        text += "Resume with the same command and --resume"
     else:
         text = f"{stop} during the last evaluation; training is complete. The same command with --resume evaluates"
     return TrainingInterrupted(text, stop.signal_number)
@@ -63,7 +63,7 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
 def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
     """Save what was done since the last checkpoint after an error; return what to say of it."""
     done = trainer.completed + 1
-    again = f". The {done} iterations done are saved: go on with --resume"
+    again = f". The {done} iterations done are saved: resume with --resume"
     if done == trainer.start_iter or not comm.is_main_process():
         return ""
     if checkpointer.saved_iteration == trainer.completed:
@@ -86,7 +86,7 @@ def _after_divergence(trainer: Trainer, checkpointer: Checkpointer) -> str:
     change = f"a lower optimizer.lr (the highest rate is {rate:.3g}) or a smaller train.clip_grad.max_norm"
     if last is None:
         return f"No checkpoint was saved; start again with {change}"
-    return f"The last good checkpoint is {last}: go on from it with --resume and {change}"
+    return f"The last good checkpoint is {last}: resume from it with --resume and {change}"
 
 
 def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:
@@ -108,5 +108,5 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _has_running_statistics(model: nn.Module) -> bool:
-    """Whether a forward pass alone changes the model, so that an unfinished iteration cannot be taken back."""
+    """Whether a forward pass changes the model, so that an unfinished iteration cannot be taken back."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in model.modules())

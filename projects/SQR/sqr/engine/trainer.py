@@ -306,7 +306,7 @@ class Trainer(SimpleTrainer):
         restore(self.optimizer, state_dict["optimizer"], state_dict.get("parameter_names"), unwrap(self.model))
         if state_dict["seed"] != self.seed:
             logger.warning(
-                "Going on with seed %d of the checkpoint, not %d: the run stays the one that was started.",
+                "Resuming with seed %d of the checkpoint, not %d: the run stays the one that was started.",
                 state_dict["seed"], self.seed,
             )  # fmt: skip
         self.seed, self.samples_seen = state_dict["seed"], state_dict["samples_seen"]

@@ -32,7 +32,7 @@ class WandbWriter(EventWriter):
 
     To stand before TensorBoard's writer, which clears the pictures.
 
-    The run's id is kept as ``OUTPUT/wandb_id.txt``, so that a resumed training goes on with the same curves.
+    The run's id is kept as ``OUTPUT/wandb_id.txt``, so that a resumed training continues the same curves.
 
     Args:
         output_dir: of the run.

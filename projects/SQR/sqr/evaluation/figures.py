@@ -1,6 +1,6 @@
 """Pictures for papers and notes, with matplotlib: readable in black and white, units on every axis.
 
-Lines differ by dash and marker, bars by hatching, not by colour alone. Everything here imports matplotlib only when
+Lines differ by dash and marker, bars by hatching, not only by colour. Everything here imports matplotlib only when
 called, and draws without a display.
 """
 

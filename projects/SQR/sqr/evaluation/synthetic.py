@@ -14,7 +14,7 @@ from .tables import DetectionTable, StagePredictions
 def synthetic_dataset(
     *, num_images: int, num_classes: int, objects_per_image: float = 7.3, seed: int = 0
 ) -> tuple[dict, np.random.Generator]:
-    """A COCO dataset as a dict, and the generator to go on with.
+    """A COCO dataset as a dict, and the random generator to continue with.
 
     Args:
         num_images: images of 640 x 480 pixels.

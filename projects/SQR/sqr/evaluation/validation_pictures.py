@@ -86,7 +86,7 @@ def best_tracks(outputs: ImagePredictions, boxes: np.ndarray, labels: np.ndarray
         count: how many at most.
 
     Returns:
-        Tracks, best first; verdicts are "true" (IoU of 0.5 or more with an object of the class) and "false" alone.
+        Tracks, best first; verdicts are only "true" (IoU of at least 0.5 with an object of the class) and "false".
     """
     score, label = (x.float().cpu().numpy() for x in outputs.scores.max(dim=-1))  # (S, Q)
     label = label.astype(np.int64)

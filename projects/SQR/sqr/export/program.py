@@ -83,7 +83,7 @@ def export_onnx(
     width: int = 160,
     metadata: Mapping[str, object] | None = None,
 ) -> None:
-    """Write a detector as ONNX, opset :data:`OPSET`, standard operators alone.
+    """Write a detector as ONNX, opset :data:`OPSET`, standard operators only.
 
     Args:
         model: a detector on the CPU.

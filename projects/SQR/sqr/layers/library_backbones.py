@@ -130,6 +130,7 @@ class TimmBackbone(LibraryBackbone):
         there = dict(zip(map(_map_name, info.reduction()), info.out_indices, strict=True))
         _check_maps(f"TimmBackbone(name={name!r})", out_features, there)
         net = create_timm_model(name, features_only=True, out_indices=[there[x] for x in out_features], **options)
+        fix_same_padding(net)
         info = net.feature_info
         maps = {
             x: ShapeSpec(channels=channels, stride=stride)
@@ -216,6 +217,34 @@ def create_timm_model(name: str, *, pretrained: bool = False, **options) -> nn.M
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"timm cannot make {name!r} with the options {options}: {error}") from error
+
+
+class SamePaddingConv2d(nn.Conv2d):
+    """TensorFlow's "same" padding of a strided convolution on inputs of even size, as a constant.
+
+    timm computes it from the input's size, which an export with dynamic sizes cannot follow. Images padded to a
+    multiple of the coarsest stride (``model.size_divisibility``) have even sizes at every such convolution.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = max(self.kernel_size[0] - self.stride[0], 0)
+        before, after = total // 2, total - total // 2
+        padded = nn.functional.pad(x, (before, after, before, after))
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def fix_same_padding(net: nn.Module) -> None:
+    """Replace timm's convolutions of TensorFlow's "same" padding, keeping their parameters and names."""
+    for name, module in list(net.named_modules()):
+        if type(module).__name__ != "Conv2dSame":
+            continue
+        fixed = SamePaddingConv2d(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride,
+            groups=module.groups, bias=module.bias is not None, device="meta",
+        )  # fmt: skip
+        fixed.weight, fixed.bias = module.weight, module.bias
+        parent, _, last = name.rpartition(".")
+        setattr(net.get_submodule(parent), last, fixed)
 
 
 def _map_name(stride: int) -> str:

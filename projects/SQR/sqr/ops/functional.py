@@ -142,7 +142,7 @@ def adaptive_mix(sampled: Tensor, channel: Tensor, spatial: Tensor, epsilon: flo
     """AdaMixer's adaptive mixing (Gao et al., CVPR 2022, section 3.3): channels, then points, by given matrices.
 
     After each product the result is normalised over points and channels together and passed through a ReLU. Compiled
-    for the CPU, where it takes less than half of the time of PyTorch's batched products and keeps its arguments alone
+    for the CPU, where it takes less than half of the time of PyTorch's batched products and keeps only its arguments
     for the backward pass; these products run on other devices, for 16-bit numbers and under autocast.
 
     Args:

@@ -30,7 +30,7 @@ class CopySummary:
     """What became of images, objects and classes.
 
     Attributes:
-        images, encoded, objects: numbers of what was written, and how many images were encoded anew.
+        images, encoded, objects: numbers of what was written, and how many images were re-encoded.
         dropped_objects: how many objects of the original are not in the copy.
         left_out: a line for every image that is not in the copy, with the reason.
         classes: a line for every class that was merged, added or left out.
@@ -45,7 +45,7 @@ class CopySummary:
 
     def __str__(self) -> str:
         return (
-            f"{self.images} images ({self.encoded} encoded anew, {len(self.left_out)} left out), "
+            f"{self.images} images ({self.encoded} re-encoded, {len(self.left_out)} left out), "
             f"{self.objects} objects ({self.dropped_objects} left out)"
         )
 
@@ -58,7 +58,7 @@ class CopySummary:
 def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummary:
     """Write ``annotations/instances_<split>.json`` and ``<split>/`` with every image that can be used.
 
-    Images are hard links to the originals where the file system allows, else copies. Encoded anew (as RGB; JPEG stays
+    Images are hard links to the originals where the file system allows, else copies. Re-encoded (as RGB; JPEG stays
     JPEG, others become PNG) are those that EXIF turns, with transparency or a palette, in print colours, or of 16
     bits. Left out are images that are missing, broken, of floats, or of a size that tells nothing of where the boxes
     are; boxes of an image that was resized as a whole are scaled. Boxes are clipped to the image; those without area,

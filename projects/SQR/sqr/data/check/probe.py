@@ -47,7 +47,7 @@ def probe_images(paths: Sequence[str], *, decode: bool = True, workers: int | No
 
     Args:
         paths: of the files.
-        decode: also decode the pixels, which alone finds truncated files; otherwise only headers are read.
+        decode: also decode the pixels, which is the only way to find truncated files; otherwise only headers are read.
         workers: threads; by default the number of cores, at most 16.
     """
     workers = workers or min(os.cpu_count() or 1, 16)

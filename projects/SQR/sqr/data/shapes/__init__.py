@@ -40,7 +40,7 @@ class ShapesSettings:
 
     Attributes:
         train_images, val_images: number of images of each split.
-        seed: of the whole set. Image ``i`` of a split depends on the seed, the split and ``i`` alone.
+        seed: of the whole set. Image ``i`` of a split depends on the seed, the split and ``i`` only.
         scene: what one image looks like.
     """
 

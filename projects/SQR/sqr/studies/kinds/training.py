@@ -47,7 +47,7 @@ def measure_training(cell: Cell, context: Context) -> Measurement:
     model = load_model(cfg).eval()
     details = {
         "train_cpu_seconds": seconds, "iterations": iterations, "peak_memory": memory,
-        "sets": model.decoder.plan.total, "overrides": settings,
+        "sets": model.decoder.plan.total, "overrides": list(overrides or ()),
     }  # fmt: skip
     return measurement_of(analyze_stages(cfg, model), details=details, series=_curve(output, seconds, iterations))
 
@@ -57,7 +57,7 @@ def _evaluate_again(cell: Cell, context: Context, config: str, overrides: list[s
     if not weights.is_file():
         raise NotReadyError(f"{cell.key} needs {weights}, which the arm {arm!r} trains")
     cfg = load_run_config(config, overrides, init_checkpoint=str(weights))
-    return measurement_of(analyze_stages(cfg, load_model(cfg).eval()), details={"overrides": overrides})
+    return measurement_of(analyze_stages(cfg, load_model(cfg).eval()), details={"weights_of": arm})
 
 
 def _output(cell: Cell, context: Context) -> Path:
