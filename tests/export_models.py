@@ -35,7 +35,7 @@ def export_config(detector: str, plan: str = "selective", num_stages: int | None
     if detector in NO_ENCODER:
         cfg.encoder.layers.num_layers = 0
     cfg.backbone = {"_target_": ThreeConvolutions}
-    if "deformable" in detector:
+    if "deformable" in detector or detector == "dino":
         cfg.encoder.num_levels = 2
         cfg.encoder.neck.in_channels = {"res3": 16, "res4": 16}
         cfg.encoder.layers.num_points = 2

@@ -57,7 +57,7 @@ def subject(detector: str, hybrid: bool = False):
     memory = model.encode(random_batch([(256, 416), (224, 416)] if one_level else [(160, 224), (128, 224)], [2, 2]))
     initial = model.query_generator(memory)
     assert (initial.auxiliary is not None) == (hybrid or detector == HYBRID)
-    model.query_generator.forward = lambda _: initial
+    model.query_generator.forward = lambda memory, targets: initial
     return model, memory
 
 
@@ -157,7 +157,8 @@ def test_the_loss_runs_no_loop_over_groups():
 COORDINATES = ("bbox_embed", "reference_points", "query_generator.ref_point_head")
 
 
-@pytest.mark.parametrize("detector", [*DETECTORS, "deformable_two_stage", "group_detr"])
+# DINO chooses its queries by scores, and bfloat16 chooses others: its loss is that of other queries.
+@pytest.mark.parametrize("detector", [*(d for d in DETECTORS if d != "dino"), "deformable_two_stage", "group_detr"])
 def test_bfloat16_keeps_boxes_costs_and_losses_in_float32(detector, monkeypatch):
     model = lively(build(small_config(detector))).train()
     batch = random_batch([(64, 96), (96, 64)], [2, 3])

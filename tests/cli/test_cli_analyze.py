@@ -115,8 +115,8 @@ def test_benchmark(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "x"], "give either --config-file"),
-        (["--config-file", "a", "--from-predictions", "b", "--output", "x"], "give either --config-file"),
+        (["--output", "x"], "give either --run or --config-file"),
+        (["--config-file", "a", "--from-predictions", "b", "--output", "x"], "give either --run or --config-file"),
         (["--from-predictions", "/nowhere", "--annotations", "/no.json", "--output", "x"], "/no.json does not exist"),
         (["compare", "/nowhere", "/nowhere", "--output", "x", "--annotations", "/no.json"], "/no.json does not exist"),
     ],

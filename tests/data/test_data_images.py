@@ -178,7 +178,8 @@ def test_a_broken_image_in_evaluation_is_one_line(workers, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_in_training_is_one_line(workers, tmp_path):
-    from sqr.engine import UserError, build_train_loader
+    from sqr.engine import build_train_loader
+    from sqr.errors import UserError
 
     (tmp_path / "a.png").write_bytes(b"nothing")
     loader = build_train_loader(

@@ -126,7 +126,11 @@ def test_one_copy_of_the_generator_serves_several_calls():
 
 
 def test_strides_and_widths_that_do_not_fit_are_named():
-    encoder = PyramidEncoder(neck=torch.nn.Identity(), strides=(4, 8))
+    class AsTheyAre(torch.nn.Module):
+        def forward(self, features, padding_mask):
+            return features
+
+    encoder = PyramidEncoder(neck=AsTheyAre(), strides=(4, 8))
     with pytest.raises(ValueError, match=r"made 1 levels, but strides=\(4, 8\)"):
         encoder([torch.zeros(1, 4, 2, 2)], torch.zeros(1, 8, 8, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"a level is \(2, 2\) but stride 8 makes \(1, 1\) of images of \(8, 8\)"):
