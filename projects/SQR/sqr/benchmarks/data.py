@@ -11,11 +11,10 @@ import argparse
 import time
 from collections.abc import Iterator
 
-import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
 
-from ..config import editable, load_run_config
+from ..config import default_device, editable, load_run_config
 from ..errors import UsageError, as_user_error
 from .reporting import benchmark, print_table
 from .subjects import Subject, add_overrides_argument
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", required=True, help="a config file, or a name of the model zoo")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=20, help="batches and training steps a number of workers")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--threads", type=int, default=1, help="of the training process")
     parser.add_argument("--seed", type=int, default=0)
     add_overrides_argument(parser)

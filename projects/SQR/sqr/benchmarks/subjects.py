@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ..config import editable, load_run_config
+from ..config import default_device, editable, load_run_config
 from ..engine import build_optimizer
 from ..errors import UserError, as_user_error
 from ..targets import Targets
@@ -30,7 +30,7 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=2, help="images")
     parser.add_argument("--objects", type=int, default=20, help="objects an image")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device())
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; one is measured in CPU time")
     parser.add_argument("--seed", type=int, default=0)
     add_overrides_argument(parser)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from ..catalog import get_checkpoint_url, get_config_file
 from ..checkpoint.loading import load_model_weights
+from ..config import default_device
 from ..data import resolve_num_classes
 
 
@@ -38,7 +38,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     """
     cfg = get_config(name, trained)
     resolve_num_classes(cfg, check_files=False)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     model = instantiate(cfg.model)
     if trained:
         load_model_weights(model, cfg.train.init_checkpoint, complete=True)
