@@ -1,10 +1,10 @@
 """Studies: measure what is missing, and write tables and figures from what is measured.
 
-    study.py list
-    study.py run NAME [--workers N] [--arms ARM ...] [--seeds SEED ...] [--limit N] [--data DIR]
-    study.py report NAME
+    sqr study list
+    sqr study run NAME [--workers N] [--arms ARM ...] [--seeds SEED ...] [--limit N] [--data DIR]
+    sqr study report NAME
 
-``run`` can be stopped and called again at any point; results are files, one a cell. ``report`` writes the tables into
+``run`` can be stopped and called again at any point; results are files, one per cell. ``report`` writes the tables into
 the pages that the study names, ``results/NAME/report.json`` and figures.
 """
 
@@ -67,9 +67,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="study.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=Path, default=STUDIES, help="folder of the study files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     commands = parser.add_subparsers(required=True)
