@@ -1,12 +1,12 @@
 """Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
 
-    benchmark.py ops
-    benchmark.py loss
-    benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
-    benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
-    benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
-    benchmark.py data --config-file quick/sqr_deformable_detr_shapes
-    benchmark.py evaluation
+    sqr bench ops
+    sqr bench loss
+    sqr bench train --config-file deformable_detr/deformable_detr_r50_50ep
+    sqr bench infer --config-file deformable_detr/deformable_detr_r50_50ep
+    sqr bench memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
+    sqr bench data --config-file quick/sqr_deformable_detr_shapes
+    sqr bench evaluation
 
 Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
 and in this one in turn, and prints the ratios of old to new.
@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmarks import against, data, evaluation, infer, loss, memory, ops, train
-from ..config import add_trust_option
 from ..errors import UserError, report_error
 from ..files import write_json
+from .options import add_trust_option
 
 # name: its module, and a line for the list of commands
 BENCHMARKS = {
