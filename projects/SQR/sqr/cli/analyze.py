@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run(argv[1:])
         args = analysis_parser().parse_intermixed_args(argv)
         if bool(args.run or args.config_file or args.weights) == bool(args.from_predictions):
-            raise ValueError("give either --run, --config-file or --weights (to run a model) or --from-predictions")
+            raise ValueError("give either --run or --config-file or --weights (to run a model), or --from-predictions")
         if args.from_predictions:
             return run_predictions(args)
         if args.run or args.weights:
