@@ -1,7 +1,7 @@
 """Studies: measure what is missing, and write tables and figures from what is measured.
 
     sqr study list
-    sqr study run NAME [--workers N] [--arms ARM ...] [--seeds SEED ...] [--limit N] [--data DIR]
+    sqr study run NAME [--workers N] [--arms ARM ...] [--datasets NAME ...] [--seeds SEED ...] [--limit N] [--data DIR]
     sqr study report NAME
 
 ``run`` can be stopped and called again at any point; results are files, one per cell. ``report`` writes the tables into
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     study = load_study(args.name, args.studies)
     left = run_study(
         study, work=args.work, data=args.data, results=args.results, workers=args.workers, arms=args.arms,
-        seeds=args.seeds, limit=args.limit, with_changes=args.with_changes,
+        datasets=args.datasets, seeds=args.seeds, limit=args.limit, with_changes=args.with_changes,
         say=lambda text: print(text, flush=True),
     )  # fmt: skip
     print(f"{left} cells left" if left else "complete")
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", help="of a study, or a .yaml file")
     one.add_argument("--workers", type=int, default=1, help="processes at once, of one thread each")
     one.add_argument("--arms", nargs="+", default=(), help="only these")
+    one.add_argument("--datasets", nargs="+", default=(), help="only these")
     one.add_argument("--seeds", nargs="+", type=int, default=(), help="only these")
     one.add_argument("--limit", type=int, help="measure at most so many cells")
     one.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the datasets")
