@@ -181,6 +181,8 @@ def test_what_another_process_measures_or_fails_is_left(toy, monkeypatch):
 def test_unknown_names_and_uncommitted_changes_are_refused(toy, monkeypatch):
     with pytest.raises(UserError, match="toy has no arm 'best'; it has plain, better"):
         run(toy, arms=["best"])
+    with pytest.raises(UserError, match="toy has no dataset 'coco'"):
+        run(toy, datasets=["coco"])
     monkeypatch.setattr(runner_module, "git_state", lambda: "abc with changes")
     with pytest.raises(UserError, match="uncommitted changes"):
         run_study(toy, work=Path("work"), data=Path("data"), workers=0)

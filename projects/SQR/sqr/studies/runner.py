@@ -29,6 +29,7 @@ def run_study(
     results: Path = RESULTS,
     workers: int = 1,
     arms: Sequence[str] = (),
+    datasets: Sequence[str] = (),
     seeds: Sequence[int] = (),
     limit: int | None = None,
     with_changes: bool = False,
@@ -45,7 +46,7 @@ def run_study(
         data: folder of the datasets, what ``{data}`` in a study stands for.
         results: folder of the results.
         workers: processes at once; 0 measures in this one.
-        arms, seeds: only these; all when empty.
+        arms, datasets, seeds: only these; all when empty.
         limit: measure at most so many cells.
         with_changes: measure although the checkout has uncommitted changes; the results say so.
         say: called with a line of text for every cell.
@@ -54,17 +55,22 @@ def run_study(
         How many cells are still missing.
 
     Raises:
-        UserError: an unknown kind, arm or seed, or uncommitted changes.
+        UserError: an unknown kind, arm, dataset or seed, or uncommitted changes.
     """
     if study.kind not in KINDS:
         raise UserError(f"{study.name}: unknown kind {study.kind!r}; one of {', '.join(KINDS)}")
-    for what, asked, there in (("arm", arms, study.arms), ("seed", seeds, study.seeds)):
+    asked_for = (("arm", arms, study.arms), ("dataset", datasets, study.datasets), ("seed", seeds, study.seeds))
+    for what, asked, there in asked_for:
         strangers = [x for x in asked if x not in there]
         if strangers:
             raise UserError(f"{study.name} has no {what} {strangers[0]!r}; it has {', '.join(map(str, there))}")
     if git_state().endswith("with changes") and not with_changes:
         raise UserError("the checkout has uncommitted changes: commit them first, since results name their commit")
-    wanted = [c for c in study.cells() if (not arms or c.arm in arms) and (not seeds or c.seed in seeds)]
+    wanted = [
+        cell
+        for cell in study.cells()
+        if all(not asked or x in asked for asked, x in ((arms, cell.arm), (datasets, cell.dataset), (seeds, cell.seed)))
+    ]
     missing = [cell for cell in wanted if not result_path(cell, results).is_file()]
     context = Context(work, data, results)
     jobs = [(cell, context) for cell in missing[:limit]]
