@@ -66,8 +66,8 @@ def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Nam
             return error.exit_code
         report_error(
             UserError(
-                f"process {error.error_index} was ended by {error.signal_name} (SIGKILL is also what the system sends when "
-                "memory runs out); a training resumes from its last checkpoint with --resume"
+                f"process {error.error_index} was ended by {error.signal_name} (SIGKILL is also what the system sends "
+                "when memory runs out); a training resumes from its last checkpoint with --resume"
             )
         )
         return 128 - error.exit_code

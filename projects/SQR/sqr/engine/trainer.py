@@ -60,8 +60,8 @@ class Trainer(SimpleTrainer):
         completed: the last iteration whose step was taken; -1 before the first.
         mid_step: a forward pass of an unfinished iteration has begun, so that running statistics (BatchNorm) are not
             those of ``completed``.
-        mid_update: an optimizer step or an average is under way, or was ended by an error: weights and moments are those
-            of no iteration and must not be saved.
+        mid_update: an optimizer step or an average is under way, or was ended by an error: weights and moments are
+            those of no iteration and must not be saved.
         stop_early: set by a hook to end the training after this iteration.
     """
 
