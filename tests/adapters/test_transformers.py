@@ -12,7 +12,7 @@ from helpers import random_batch
 from small_models import lively
 from sqr.errors import UserError
 from sqr.recollection import Plan
-from sqr.structures import QueryState, StagePrediction
+from sqr.structures import BatchTotals, QueryState, StagePrediction
 from sqr.targets import Targets
 
 pytest.importorskip("transformers", reason="the adapter's tests need transformers")
@@ -59,6 +59,7 @@ CONFIGS = {
     "rt_detr": RT_DETR,
     "rt_detr_v2": RT_DETR,
     "d_fine": {**RT_DETR, "depth_mult": 0.34},
+    "deimv2": {**RT_DETR, "depth_mult": 0.34},
     "lw_detr": {
         **LW_DETR,
         "projector_scale_factors": [1.0],
@@ -180,6 +181,15 @@ def test_every_set_has_its_loss(kind):
         fewer = model(batch)
         assert sum(fewer.values()) < sum(several.values())
         several = fewer
+
+
+def test_a_part_of_a_batch_counts_by_its_share_of_the_objects():
+    model = detector("rt_detr_v2", num_denoising=0).train()
+    batch, _ = batch_and_targets(model)  # 4 objects
+    whole, part = model(batch), model(batch, BatchTotals(objects=16, images=8))
+    assert list(whole) == list(part)
+    for name, value in whole.items():
+        torch.testing.assert_close(part[name], value / 4)
 
 
 def test_saves_and_loads_in_their_format(tmp_path):

@@ -27,7 +27,7 @@ cfg = load_config({TOY_CONFIG!r})
 cfg.dataloader.train = L(build_detection_train_loader)(
     dataset=L(toy_dicts)(), mapper=L(ToyMapper)(), total_batch_size=4, aspect_ratio_grouping=False
 )
-cfg.optimizer = L(torch.optim.SGD)(params=cfg.optimizer.params, lr=0.01, momentum=0.9)
+cfg.optimizer = L(torch.optim.SGD)(params=cfg.optimizer.params, lr=0.01, momentum=0.9, weight_decay=1e-4)
 cfg.train.hooks = [L(CountingHook)(path="PATH")]
 """
 

@@ -5,7 +5,6 @@
     sqr bench train --config-file deformable_detr/deformable_detr_r50_50ep
     sqr bench infer --config-file deformable_detr/deformable_detr_r50_50ep
     sqr bench memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
-    sqr bench data --config-file quick/sqr_deformable_detr_shapes
     sqr bench evaluation
 
 Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
@@ -19,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmarks import against, data, evaluation, infer, loss, memory, ops, train
+from ..benchmarks import against, evaluation, infer, loss, memory, ops, train
 from ..errors import UserError, report_error
 from ..files import write_json
 from .options import add_trust_option
@@ -31,7 +30,6 @@ BENCHMARKS = {
     "train": (train, "a training step by plan, and SQR against other ways of running it"),
     "memory": (memory, "predicted peak memory by plan, and what fits"),
     "infer": (infer, "inference against Hugging Face transformers with the same weights"),
-    "data": (data, "the training loader against the training step"),
     "evaluation": (evaluation, "box AP and AR against pycocotools"),
 }
 
