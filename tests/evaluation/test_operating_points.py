@@ -19,7 +19,8 @@ def test_curves_are_those_of_pycocotools_matches():
     coco = load_coco(data)
     found = brute_force.coco_eval(coco, to_coco_results(made.detections[-1], made))
     for k, curve in enumerate(analyze(made, coco).operating_curves()):
-        images = [e for e in found.evalImgs if e and e["category_id"] == made.category_ids[k] and e["aRng"][1] == 1e10]
+        of_class = [e for e in found.evalImgs if e and e["category_id"] == made.category_ids[k]]
+        images = [e for e in of_class if list(e["aRng"]) == [0, 1e10]]
         scores = np.concatenate([e["dtScores"] for e in images])
         counted = ~np.concatenate([e["dtIgnore"][0] for e in images]).astype(bool)
         right = np.concatenate([e["dtMatches"][0] for e in images]) > 0
