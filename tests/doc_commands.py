@@ -79,7 +79,7 @@ def shortened(command: str) -> str:
 
 
 def run_warm(words: list[str], folder: Path, log: Path) -> None:
-    """Run a command of this package in a process that was forked with everything imported: to be its target."""
+    """Run a command of this package: the target of a process that was forked with everything imported."""
     os.chdir(folder)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)

@@ -26,6 +26,9 @@ _OF_A_RUN = (
 )  # fmt: skip
 
 
+_LOCK = ".lock"
+
+
 class FolderTakenError(UserError):
     """Another run has taken the folder: nothing more may be written to it."""
 
@@ -46,7 +49,7 @@ class FolderCheck(HookBase):
     def after_step(self) -> None:
         name = f"train.output_dir={self._folder}"
         try:
-            own = os.path.samestat(os.stat(self._folder / ".lock"), os.fstat(self._lock))
+            own = os.path.samestat(os.stat(self._folder / _LOCK), os.fstat(self._lock))
         except FileNotFoundError:
             own = True
         if not own:
@@ -62,7 +65,7 @@ def locked(folder: str | os.PathLike) -> Iterator[int]:
     Raises:
         UserError: another process trains into this folder, or it cannot be written.
     """
-    path = Path(folder) / ".lock"
+    path = Path(folder) / _LOCK
     with as_user_error(OSError, prefix="train.output_dir: "):
         file = open(path, "a+")  # noqa: SIM115
     with file:
