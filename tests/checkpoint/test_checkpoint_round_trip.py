@@ -63,6 +63,17 @@ def test_round_trip(name):
         assert back[key].dtype == value.dtype
 
 
+def test_mmdets_neck_has_no_bias():
+    """Ours has one, of zeros; a trained one has no place there."""
+    ours, _ = convert(published("sqr_deformable_detr_r50_mmdet"))
+    biases = [f"encoder.neck.convs.{i}.bias" for i in range(4)]
+    assert [k for k in ours if k.startswith("encoder.neck.convs.") and k.endswith("bias")] == biases
+    assert not any(ours[k].any() for k in biases)
+    ours[biases[2]] = ours[biases[2]] + 1
+    with pytest.raises(ValueError, match=r"cannot hold this model: it has no .*neck\.convs\.2\.bias"):
+        convert_back(ours, "mmdet_deformable_detr")
+
+
 def test_detrex_names_of_detr():
     """No figures of it are here, so the names are spelt out, as detrex's modules make them."""
     ours, _ = convert(published("detr_r50"))

@@ -29,7 +29,7 @@ from .freezing import freeze
 from .optimizer_state import check_settings
 from .run_folder import locked
 from .saving import run_and_save
-from .startup import describe, record_config
+from .startup import class_names, describe, record_config
 from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
@@ -73,7 +73,7 @@ def load_model(cfg: DictConfig) -> nn.Module:
         UserError: the weights cannot be read or do not fit.
     """
     model = build_model(cfg)
-    load_model_weights(model, cfg.train.init_checkpoint, complete=True)
+    load_model_weights(model, cfg.train.init_checkpoint, complete=True, class_names=class_names(cfg))
     return model
 
 
@@ -311,7 +311,8 @@ def _load(
         return trainer.completed + 1
     if args.resume:
         logger.info("No checkpoint in %s: starting from the beginning", cfg.train.output_dir)
-    load_model_weights(model, cfg.train.init_checkpoint, modules=list(cfg.train.get("init_modules", [])))
+    modules = list(cfg.train.get("init_modules", []))
+    load_model_weights(model, cfg.train.init_checkpoint, modules=modules, class_names=class_names(cfg))
     return 0
 
 
