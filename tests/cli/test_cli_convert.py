@@ -56,7 +56,7 @@ def test_convert_for_a_config_fits_the_heads(tmp_path, capsys):
     torch.save({"model": theirs.state_dict()}, tmp_path / "in.pth")
     arguments = ["convert", str(tmp_path / "in.pth"), str(tmp_path / "out.pth")]
     assert main([*arguments, "--config-file", str(tmp_path / "config.yaml")]) == 0
-    assert "rows of COCO's 80 categories picked" in capsys.readouterr().out
+    assert "rows taken by the names of the classes" in capsys.readouterr().out
     converted = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
     assert converted["decoder.stages.1.class_embed.bias"].shape == (81,)
 
