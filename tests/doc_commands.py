@@ -11,14 +11,19 @@ everything else is run to the letter. SQR_SLOW_DOCS=1 takes the commands as they
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
+from sqr.cli.main import COMMANDS, main
 from sqr.data.shapes import DEFAULT_SETTINGS, ShapesSettings, ensure_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +78,30 @@ def shortened(command: str) -> str:
     return f"{command} {iterations}"
 
 
+def run_warm(words: list[str], folder: Path, log: Path) -> None:
+    """Run a command of this package: the target of a process that was forked with everything imported."""
+    os.chdir(folder)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+    if words[0] == "python":
+        words = words[1:]
+    sys.argv[:] = words
+    if words[0] == "-c":
+        exec(compile(words[1], "<block>", "exec"), {"__name__": "__main__"})
+    elif words[0] == "sqr":
+        sys.exit(main())
+    else:
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def is_warm(words: list[str]) -> bool:
+    """Whether :func:`run_warm` runs this command as a shell does."""
+    if any(sign in word for word in words for sign in "|><;&$*`"):
+        return False
+    return words[0] == "sqr" or (words[0] == "python" and len(words) > 1 and not words[1].startswith("-"))
+
+
 class Workspace:
     """A folder that looks like a clone of the repository, with small datasets, in which commands are run."""
 
@@ -87,21 +116,42 @@ class Workspace:
             "DETECTRON2_DATASETS": str(folder / "datasets"),
             "OMP_NUM_THREADS": "1",
         }
+        self._server = multiprocessing.get_context("forkserver")
+        self._server.set_forkserver_preload(
+            ["doc_commands", *{f"sqr.cli.{module}" for module, *_ in COMMANDS.values()}]
+        )
         if not SLOW:
             self._small_datasets()
 
     def run(self, block: Block) -> None:
         """Run a block; AssertionError with the output where a command fails."""
         if block.language == "python":
-            self._run(block, [sys.executable, "-c", block.text])
-        else:
-            for command in block.commands:
-                self._run(block, ["bash", "-c", shortened(command)])
+            self._run_warm(block, ["python", "-c", block.text])
+            return
+        for command in map(shortened, block.commands):
+            words = shlex.split(command)
+            if is_warm(words):
+                self._run_warm(block, words)
+            else:
+                self._run(block, command)
 
-    def _run(self, block: Block, command: list[str]) -> None:
-        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        said = f"{block.page}:{block.line}\n$ {command[-1]}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-        assert result.returncode == 0, f"exit {result.returncode}\n{said}"
+    def _run(self, block: Block, command: str) -> None:
+        result = subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
+        self._check(block, command, result.returncode, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+
+    def _run_warm(self, block: Block, words: list[str]) -> None:
+        """Without the seconds that importing PyTorch and Detectron2 takes each time."""
+        log = self.folder / "command.log"
+        process = self._server.Process(target=run_warm, args=(words, self.folder, log))
+        with patch.dict(os.environ, self.environment):
+            process.start()  # the first one starts the server, with this environment
+        process.join()
+        self._check(block, shlex.join(words), process.exitcode, log.read_text()[-6000:])
+
+    def _check(self, block: Block, command: str, code: int, output: str) -> None:
+        assert code == 0, f"exit {code}\n{block.page}:{block.line}\n$ {command}\n{output}"
 
     def _small_datasets(self) -> None:
         """The shapes dataset with a few images, and the same images as a user's own in ``mydata``."""

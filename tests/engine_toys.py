@@ -165,7 +165,7 @@ TOY_CONFIG = str(Path(__file__).parent / "engine" / "toy_config.py")
 def run_toy(output_dir, *overrides: str, config: str = TOY_CONFIG, **flags) -> int:
     """Run train_net.py's main in this process on the toys; return the exit code."""
     arguments = ["--config-file", config, *(f"--{k.replace('_', '-')}" for k, v in flags.items() if v)]
-    for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process
+    for name in ("fvcore", "detectron2", "sqr"):  # of an earlier run in this process, whose console is another
         logging.getLogger(name).handlers.clear()
     setup_logger.cache_clear()
     return train.main([*arguments, f"train.output_dir={output_dir}", *overrides])

@@ -27,6 +27,7 @@ from sqr.recollection import Plan
         (Plan.selective(6, window=3), (1, 2, 4, 7, 13, 24), 51),
         (Plan.selective(6, window=6), (1, 2, 4, 8, 16, 32), 63),
         (Plan.looped(6, times=4), (1, 1, 1, 1), 4),
+        (Plan.looped(6, times=1), (1,), 1),
         (Plan.explicit([(0,), (0, 1), (1, 2)]), (1, 2, 3), 6),
         (Plan.explicit([(0,), (0, 1), ((1, 0), (2, 1))]), (1, 2, 2), 5),
         (Plan.sequential(6, stages=4), (1, 1, 1, 1), 4),
@@ -91,6 +92,7 @@ def test_sets_say_which_step_and_stage_supervises_them():
     assert [(i.step, i.stage) for i in plan.sets[:6]] == [(1, 1), (2, 2), (2, 2), (3, 3), (3, 3), (3, 3)]
     assert [plan.slice(s).start for s in range(1, 7)] == [0, 1, 3, 6, 11, 19]
     assert plan.inference_chain == (0, 2, 5, 10, 18, 31)
+    assert plan.loss_weights == (1.0,) * 6  # the paper's choice
 
 
 @given(

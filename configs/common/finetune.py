@@ -11,7 +11,7 @@ from .schedules import step_80_percent as lr_multiplier
 lr_multiplier.warmup_iters = 100
 
 
-def finetune(*, model, data, dataloader, optimizer, train, output_dir):
+def finetune(model, data, dataloader, optimizer, train, *, output_dir):
     """Turn a recipe's parts into those of fine-tuning, in place."""
     model.ignore_padding = True
     model.size_divisibility = model.size_divisibility or 64  # the coarsest stride of four levels

@@ -11,11 +11,4 @@ backbone starts from ImageNet, and a few hundred images are too few.
 from ..common.finetune import finetune, lr_multiplier
 from .sqr_dab_detr_r50_50ep import data, dataloader, model, optimizer, train
 
-finetune(
-    model=model,
-    data=data,
-    dataloader=dataloader,
-    optimizer=optimizer,
-    train=train,
-    output_dir="output/finetune_sqr_dab_detr_r50",
-)
+finetune(model, data, dataloader, optimizer, train, output_dir="output/finetune_sqr_dab_detr_r50")

@@ -9,13 +9,6 @@ from ..common.finetune import finetune, lr_multiplier
 from ..common.lite0 import start_from_lite0
 from .sqr_detr_folder import data, dataloader, model, optimizer, train
 
-finetune(
-    model=model,
-    data=data,
-    dataloader=dataloader,
-    optimizer=optimizer,
-    train=train,
-    output_dir="output/finetune_sqr_detr",
-)
+finetune(model, data, dataloader, optimizer, train, output_dir="output/finetune_sqr_detr")
 train.max_iter = 1000
 start_from_lite0(model=model, optimizer=optimizer, train=train)

@@ -10,14 +10,7 @@ from ..common.finetune import finetune, lr_multiplier
 from ..common.lite0 import start_from_lite0
 from .h_deformable_detr_folder import data, dataloader, model, optimizer, train
 
-finetune(
-    model=model,
-    data=data,
-    dataloader=dataloader,
-    optimizer=optimizer,
-    train=train,
-    output_dir="output/finetune_sqr_h_deformable_detr",
-)
+finetune(model, data, dataloader, optimizer, train, output_dir="output/finetune_sqr_h_deformable_detr")
 model.decoder.plan = "selective"
 train.max_iter = 1000
 start_from_lite0(model=model, optimizer=optimizer, train=train, shapes_decoder=True)

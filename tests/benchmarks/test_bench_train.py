@@ -4,23 +4,20 @@ import contextlib
 import json
 import runpy
 import sys
-import time
 from argparse import ArgumentParser, ArgumentTypeError
 
 import pytest
 import torch
-from fvcore.nn import FlopCountAnalysis
 
 from helpers import ROOT, build, random_batch
 from small_models import DETECTORS, lively, small_config
 from sqr.benchmarks import executions, train
 from sqr.benchmarks.executions import running
-from sqr.benchmarks.flops import HANDLES, step_flops
-from sqr.benchmarks.step_profile import print_profiles
+from sqr.benchmarks.flops import step_flops
 from sqr.benchmarks.subjects import without_dropout
 from sqr.benchmarks.variants import VARIANTS, Variant, multiples, variant_name
 from sqr.errors import UsageError, UserError
-from sqr.layers import AdaptiveMixing, MultiScaleDeformableAttention
+from sqr.layers import AdaptiveMixing
 from sqr.layers.attention import attention
 from sqr.ops import use_reference
 
@@ -79,11 +76,7 @@ def test_report_and_tables(capsys):
             assert set(names) <= times.keys()
             parts = sum(value["best_ms"] for name, value in times.items() if name not in ("total", "first call"))
             assert 0 < parts <= times["total"]["best_ms"] * 1.01
-    plain, sqr = report["flops"]["sequential"], report["flops"]["selective"]
-    assert all(sqr[part] > plain[part] > 0 for part in ("forward", "step"))
-    assert (
-        2 < plain["step"] / plain["forward"] < 3.2
-    )  # nothing is frozen, but some layers need no gradient of the input
+    assert report["flops"]["selective"] > report["flops"]["sequential"] > 0
     output = capsys.readouterr().out
     assert "compiling" not in output and "/ first of its plan" in output
     assert output.count("selective-repeat") == 2 and "GFLOP" in output and "time / flops" in output
@@ -143,46 +136,6 @@ def test_compiled_variants_name_their_first_call(monkeypatch, capsys):
     assert "first call, compiling" in capsys.readouterr().out
 
 
-def test_profile_says_where_a_plan_takes_longer(monkeypatch, capsys):
-    """The encoder sleeps in both directions: its time must be found there, and nowhere else."""
-
-    class Sleep(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            time.sleep(0.2)
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, grad):
-            time.sleep(0.3)
-            return grad.clone()
-
-    args = parsed("--profile", "sequential", "selective-checkpoint", "--", *SMALLER)
-    subject = train.Subject.from_config(train.load_subject_config(args))
-    layer = subject.model.encoder.layers[0]
-    forward = layer.forward
-    layer.forward = lambda x, *rest, **options: forward(Sleep.apply(x), *rest, **options)
-    found = train.profile(subject, random_batch([(64, 64)], [2]), args)
-    json.dumps(found)
-    for profile in found.values():
-        rows = {row["part"]: row for row in profile["parts"]}
-        assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
-        assert 0.2 <= rows["encoder"]["forward"] < 0.3 <= rows["encoder"]["backward"] < 0.4
-        for part in (
-            "backbone",
-            "decoder: self-attention",
-            "decoder: cross-attention",
-            "decoder: FFN",
-            "decoder: heads",
-        ):
-            assert 0 < rows[part]["forward"] < 0.1 and 0 < rows[part]["backward"] < 0.1
-        assert rows["matching and loss"]["forward"] > 0 and rows["optimizer"]["backward"] == 0
-        assert sum(row["share"] for row in profile["operators"]) <= 1.001
-    assert "forward" not in vars(subject.model.backbone)  # the marks are gone
-    print_profiles(found)
-    assert "where selective-checkpoint takes longer than sequential" in capsys.readouterr().out
-
-
 def test_float16_scales_the_loss_as_the_trainer_does(monkeypatch):
     half = ["train.amp.enabled=True", "train.amp.dtype=float16"]
     with pytest.raises(UserError, match="float16 needs a GPU"):
@@ -200,13 +153,6 @@ def test_float16_scales_the_loss_as_the_trainer_does(monkeypatch):
     with without_dropout(subject.model):
         sum(subject.model(batch).values()).backward()
     assert seen[0] == pytest.approx(float(parameter.grad.norm()), rel=0.5)  # unscaled again; dropout differs
-
-
-def test_scaling_reports_ratios(capsys):
-    found = train.run(parsed("--scaling", "--parts", "--memory", "--variants", "selective", "--", *SMALLER))["scaling"]
-    assert found["groups"] == {"sequential": 3, "selective": 6, "dense": 7}
-    assert found["twice_the_queries"] > 0 and found["twice_the_groups"] > 0 and len(found["times"]) == 4
-    assert "14 queries" in " ".join(found["times"]) and "scaling" in capsys.readouterr().out
 
 
 def test_an_execution_that_differs_is_refused(monkeypatch):
@@ -230,45 +176,6 @@ def test_weights_stay_where_they_are():
     assert all(p.grad is not None for p in subject.optimizer.param_groups[0]["params"])
     assert all(torch.equal(value, before[name]) for name, value in subject.model.named_parameters())
     assert subject.optimizer.state  # it did its work
-
-
-def test_sampling_and_attention_are_counted():
-    b, q, c, shapes = 2, 5, 32, [(4, 6), (2, 3)]
-    module = MultiScaleDeformableAttention(dim=c, num_heads=4, num_levels=2, num_points=3).eval()
-    inputs = (
-        torch.rand(b, q, c),
-        torch.rand(b, q, 2, 4),
-        torch.rand(b, 30, c),
-        torch.zeros(b, 30, dtype=torch.bool),
-        torch.full((b, 2, 2), 0.2),
-    )
-
-    class Both(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, query, reference, tokens, mask, pixels):
-            attended = torch.nn.functional.scaled_dot_product_attention(query[:, None], query[:, None], query[:, None])
-            return self.module(attended[:, 0], reference, tokens, mask, shapes, pixels)
-
-    counts = FlopCountAnalysis(Both(), inputs).set_op_handle(**HANDLES).unsupported_ops_warnings(False)
-    with torch.no_grad():
-        by_operator = counts.by_operator()
-    assert by_operator["attention"] == 2 * b * q * q * c
-    if "sampling" in by_operator:  # the compiled operator; the reference's parts are counted one by one
-        assert by_operator["sampling"] == 5 * b * q * 4 * 2 * 3 * (c // 4)
-
-
-def test_narrow_values_are_counted_as_narrow():
-    query, key, value = torch.rand(2, 3, 5, 8), torch.rand(2, 3, 7, 8), torch.rand(2, 3, 7, 4)
-
-    class Attention(torch.nn.Module):
-        def forward(self, *inputs):
-            return torch.nn.functional.scaled_dot_product_attention(*inputs)
-
-    counts = FlopCountAnalysis(Attention(), (query, key, value)).set_op_handle(**HANDLES)
-    assert counts.total() == 2 * 3 * 5 * 7 * (8 + 4)
 
 
 def test_attention_is_counted_in_both_directions_of_a_step():

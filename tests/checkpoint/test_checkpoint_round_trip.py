@@ -22,6 +22,7 @@ MODELS = {
     "detr_r50": "detr",
     "detr_r50_dc5": "detr",
     "detrex_dab_detr_r50": "detrex_dab_detr",
+    "detrex_dino_r50": "detrex_dino",
     "detrex_group_detr_r50": "detrex_group_detr",
     "detrex_h_deformable_detr_r50_twostage": "detrex_h_deformable_detr",
     "detrex_sqr_dab_detr_r50": "detrex_dab_detr",

@@ -43,7 +43,7 @@ class ToyQueries(nn.Module):
         self.content = QueryTable(num_queries=QUERIES, dim=DIM)
         self.boxes = QueryTable(num_queries=QUERIES, dim=4)
 
-    def forward(self, memory):
+    def forward(self, memory, targets=None):
         shape = (len(memory[0]), -1, -1, -1)
         return InitialQueries(QueryState(self.content().expand(shape), self.boxes().sigmoid().expand(shape)))
 

@@ -17,7 +17,10 @@ INTERRUPT_AT = {"accumulated_with_ema": 13}  # the first half of iteration 7's b
 
 
 def load(path):
-    return torch.load(path, weights_only=True)
+    """A checkpoint without ``about``, which names the run's folder."""
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint.pop("about").keys() >= {"config", "class_names"}
+    return checkpoint
 
 
 def assert_same(a, b, where=""):

@@ -47,6 +47,7 @@ def test_a_run_is_logged_and_a_resumed_one_goes_on_with_the_same_id(runs, tmp_pa
     assert steps == sorted(steps)
     values = dict(first.logged + second.logged)
     assert {"total_loss", "lr", "loss_box/stage2"} <= values[5].keys() and values[7]["bbox/AP"] == 5.0
+    assert values[11]["bbox/AP"] == 5.0  # the last one, which comes after the losses of its iteration
 
 
 def test_pictures_are_logged_and_left_for_tensorboard(runs, tmp_path):

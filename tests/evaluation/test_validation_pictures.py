@@ -36,7 +36,7 @@ def test_each_evaluation_puts_pictures_into_tensorboard(tmp_path):
     events.Reload()
     assert events.Tags()["images"] == ["validation/2", "validation/3"]  # image 1 has no object
     pictures = events.Images("validation/2")
-    assert [p.step for p in pictures] == [1] and pictures[0].width > 3 * pictures[0].height
+    assert [p.step for p in pictures] == [0] and pictures[0].width > 3 * pictures[0].height
     assert {"total_loss", "bbox/AP", "lr", "grad_norm"} <= set(events.Tags()["scalars"])
 
 

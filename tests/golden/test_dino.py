@@ -1,4 +1,5 @@
-"""DINO against IDEA-Research/DINO on seeded weights: evaluation at full size, losses and gradients of a small one."""
+"""DINO on seeded weights: against IDEA-Research/DINO, evaluation at full size, losses and gradients of a small one; and
+against detrex, evaluation."""
 
 from __future__ import annotations
 
@@ -30,6 +31,24 @@ def test_evaluation_equals_the_official_model(scales):
     boxes = torch.stack([p.boxes[:, 0] for p in predictions])
     check_sample(logits, figures(name)["logits"], LOGITS_ATOL)
     check_sample(boxes, figures(name)["boxes_cxcywh"], BOXES_ATOL)
+
+
+def test_evaluation_equals_detrex():
+    """It has heads for each stage, no label of "no object" and other positions; it evaluates without a padding mask."""
+    name = "detrex_dino_r50"
+    cfg = recipe("dino/dino_r50_12ep").model
+    cfg.query_generator.num_queries = figures(name)["options"]["num_queries"]
+    cfg.query_generator.denoising.num_labels = cfg.num_classes
+    cfg.decoder.stages.shared_heads = False
+    cfg.encoder.position_embedding.temperature = 10000.0
+    cfg.encoder.position_embedding.offset = -0.5
+    model = load_published(build(cfg), name, "detrex_dino")
+    with torch.no_grad():
+        images, mask = model.preprocess(inputs(name))
+        memory = model.encoder(model.backbone(images), torch.zeros_like(mask))
+        predictions = model.decoder(model.query_generator(memory).state, memory)
+    check_sample(torch.stack([p.logits[:, 0] for p in predictions]), figures(name)["logits"], LOGITS_ATOL)
+    check_sample(torch.stack([p.boxes[:, 0] for p in predictions]), figures(name)["boxes_cxcywh"], BOXES_ATOL)
 
 
 def small_model():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from full_size import check_results, check_sample, check_stages, figures, inputs, load_published
@@ -18,10 +20,15 @@ def published(name: str, config: str, layout: str):
 @torch.no_grad()
 def run(model, batch):
     """Every step's logits ``(S, B, Q, .)`` and boxes, and the detections, from one forward."""
-    predictions = []
-    handle = model.decoder.register_forward_hook(lambda module, args, output: predictions.extend(output))
-    detections = model(batch)
-    handle.remove()
+    predictions, forward_sets = [], model.decoder.forward_sets
+
+    def recorded(*args):
+        sets = forward_sets(*args)
+        predictions.extend(sets[0])
+        return sets
+
+    with patch.object(model.decoder, "forward_sets", recorded):
+        detections = model(batch)
     logits = torch.stack([p.logits[:, 0] for p in predictions])
     return logits, torch.stack([p.boxes[:, 0] for p in predictions]), detections
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sqr.errors import UserError
 from sqr.recollection import Plan
 from sqr.studies import check_pages, find_studies, load_results, load_study, run_study, update_pages
 from sqr.studies import runner as runner_module
+from sqr.studies.definition import Cell
 from sqr.studies.figures import draw_arms, draw_curves
 from sqr.studies.kinds import KINDS
 from sqr.studies.kinds.common import weights_digest
@@ -178,9 +180,16 @@ def test_what_another_process_measures_or_fails_is_left(toy, monkeypatch):
     assert lines[2].endswith("needs plain") and "error: the training failed" in lines[3]
 
 
+def test_the_command_of_a_result_can_be_typed(toy):
+    words = shlex.split(runner_module.command_of(Cell(toy, "plain at SQR's time", "a set", 2)))
+    assert words[1:] == ["run", "toy", "--arms", "plain at SQR's time", "--seeds", "2", "--datasets", "a set"]
+
+
 def test_unknown_names_and_uncommitted_changes_are_refused(toy, monkeypatch):
     with pytest.raises(UserError, match="toy has no arm 'best'; it has plain, better"):
         run(toy, arms=["best"])
+    with pytest.raises(UserError, match="toy has no dataset 'coco'"):
+        run(toy, datasets=["coco"])
     monkeypatch.setattr(runner_module, "git_state", lambda: "abc with changes")
     with pytest.raises(UserError, match="uncommitted changes"):
         run_study(toy, work=Path("work"), data=Path("data"), workers=0)

@@ -1,4 +1,4 @@
-"""Devices and processes: one process or several, on CPU or on GPUs."""
+"""Devices and processes: one process or several, on CPU or on GPUs, and what they fail of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import UsageError
+from .errors import ProcessLostError, UsageError, UserError, one_line
 
 
 def resolve_device(name: str) -> torch.device:
@@ -101,6 +101,41 @@ def create_ddp_model(
 
         ddp.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
     return ddp
+
+
+def lost_worker(text: str) -> UserError:
+    """The error of a data loader's process that is gone; ``text`` is what PyTorch says of it."""
+    return UserError(
+        f"a data loading process ended ({text[:200]}); it was killed, often for want of memory: lower "
+        "dataloader.train.num_workers or the image sizes"
+    )
+
+
+_LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "ncclremoteerror")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def machine_failure(error: BaseException) -> UserError | None:
+    """What libraries report as a bare ``RuntimeError`` though the machine failed, not the program.
+
+    Returns:
+        An error that names what happened and what to change, for a loader's worker process or another process of the
+        run that was killed and for memory that ran out; None for any other exception.
+    """
+    if not isinstance(error, (RuntimeError, MemoryError)):
+        return None
+    text = one_line(error)
+    if "DataLoader worker (pid" in text:
+        return lost_worker(text)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in text.lower() for word in _NO_MEMORY):
+        last_line = (str(error).strip().splitlines() or [text])[-1]  # below a worker's traceback
+        return UserError(
+            f"out of memory ({last_line[:200]}): lower dataloader.train.total_batch_size or the image sizes, or raise "
+            "train.accumulation_steps"
+        )
+    if dist.is_initialized() and any(word in text.lower() for word in _LOST_PROCESS):
+        return ProcessLostError("another process of this run ended; it reports why, unless it was killed")
+    return None
 
 
 def unwrap(model: nn.Module) -> nn.Module:

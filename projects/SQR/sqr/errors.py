@@ -31,6 +31,10 @@ class NonFiniteElsewhereError(NonFiniteError):
     """The values that are not finite are another process's, which reports them, as does the main process."""
 
 
+class ProcessLostError(UserError):
+    """Another process of the run has ended. It reports why, unless it was killed."""
+
+
 class TrainingInterrupted(UserError):
     """Training was stopped by a signal after saving a checkpoint. Exit code 128 + the signal's number."""
 

@@ -102,8 +102,12 @@ class TransformersDetector(QueryBasedDetector):
         return decoded
 
     def losses(self, decoded: Decoded, targets: Targets) -> dict[str, Tensor]:
-        """Their losses, with their weights."""
-        return decoded.losses
+        """Their losses, with their weights.
+
+        They are normalised by the objects at hand; where a batch is fed in parts, a part counts by its share of them.
+        """
+        share = max(1, len(targets)) / max(1, targets.totals.objects)
+        return {name: share * value for name, value in decoded.losses.items()}
 
 
 def from_transformers(

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from ..errors import UserError
 from ..evaluation import evaluate_boxes
 from ..evaluation.ground_truth import load_coco
+from ..evaluation.storage import to_coco_results
 from ..evaluation.synthetic import synthetic_dataset, synthetic_predictions
 from .reporting import benchmark, print_table
 from .timing import interleaved, least_disturbed
@@ -33,17 +34,7 @@ def run(args: argparse.Namespace) -> dict:
     """Time both, from results in COCO's format to the summary."""
     dataset, rng = synthetic_dataset(num_images=args.images, num_classes=args.classes)
     predictions = synthetic_predictions(dataset, rng, num_stages=1, top_k=args.detections)
-    table = predictions.detections[0]
-    results = [
-        {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(
-            predictions.image_ids[table.image].tolist(),
-            predictions.category_ids[table.label].tolist(),
-            table.box.tolist(),
-            table.score.tolist(),
-            strict=True,
-        )
-    ]
+    results = to_coco_results(predictions.detections[0], predictions)
     coco = load_coco(dataset)
 
     def ours() -> np.ndarray:

@@ -12,7 +12,6 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from ..config import default_device, editable, load_run_config
 from ..engine import build_optimizer
@@ -174,12 +173,11 @@ class Subject:
         laps("backward")
 
     def _optimise(self, laps: Laps) -> None:
-        with record_function("optimizer"):
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.grad_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
         laps("optimizer")
 
     @torch.no_grad()

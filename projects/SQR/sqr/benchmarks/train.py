@@ -15,17 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import torch
-from omegaconf import DictConfig
 
 from ..errors import UserError
 from .executions import PLANS, running
-from .flops import forward_flops, step_flops
+from .flops import step_flops
 from .peak import PARTS, Measurement, measure
 from .reporting import benchmark
-from .step_profile import by_operator, by_part, marked_parts, print_profiles, profile_step
 from .subjects import Subject, add_subject_arguments, load_subject_config, random_batch, without_dropout
-from .timing import TOTAL, Laps, interleaved_parts, least_disturbed
-from .train_tables import print_flops, print_memory, print_scaling, print_times
+from .timing import Laps, interleaved_parts, least_disturbed
+from .train_tables import print_flops, print_memory, print_times
 from .variants import GRAMMAR, VARIANTS, Variant, variant_name
 
 _DEFAULT = (*PLANS, "selective-loop", "selective-repeat")
@@ -34,18 +32,13 @@ TOLERANCE = 1e-3  # relative, of each loss: float32 sums in another order, throu
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject_arguments(parser)
-    variants = {"nargs": "+", "type": variant_name, "metavar": "VARIANT"}
-    parser.add_argument("--variants", **variants, default=list(_DEFAULT), help=GRAMMAR)
+    parser.add_argument(
+        "--variants", nargs="+", type=variant_name, metavar="VARIANT", default=list(_DEFAULT), help=GRAMMAR
+    )
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what to time")
     parser.add_argument("--memory", nargs="*", choices=PARTS, default=["step"], help="whose peak memory to measure")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--scaling", action="store_true", help="also twice the queries and twice the groups")
-    parser.add_argument(
-        "--profile", **variants, help="also where their steps' time goes, by part of the model and by operator"
-    )
-    parser.add_argument(
-        "--flops", action="store_true", help="also the operations by plan, of the forward pass and of the step"
-    )
+    parser.add_argument("--flops", action="store_true", help="also the operations of a step by plan")
 
 
 @benchmark
@@ -61,15 +54,9 @@ def run(args: argparse.Namespace) -> dict:
     for part in args.parts:
         report[part] = time_part(part, subject, batch, args)
         print_times(part, report[part], report["clock"])
-    if args.scaling:
-        report["scaling"] = scaling(cfg, args)
-        print_scaling(report["scaling"])
     if args.flops:
         report["flops"] = flops_by_plan(subject, batch, args)
         print_flops(report, args)
-    if args.profile:
-        report["profile"] = profile(subject, batch, args)
-        print_profiles(report["profile"])
     if args.memory:
         report["memory"] = memory(args)
         print_memory(report["memory"])
@@ -122,65 +109,12 @@ def time_part(part: str, subject: Subject, batch: list[dict], args: argparse.Nam
     return interleaved_parts(variants, device=args.device, repeats=args.repeats)
 
 
-def scaling(cfg: DictConfig, args: argparse.Namespace) -> dict:
-    """Times of the SQR plan and of nearly twice its groups (dense: 63 for 32), and of twice the queries."""
-    queries = cfg.model.query_generator.num_queries
-    calls, subjects = {}, {}
-    for times in (1, 2):
-        cfg.model.query_generator.num_queries = times * queries
-        subject = subjects[times] = Subject.from_config(cfg, seed=args.seed)
-        memory, targets = subject.encode(_batch(args, subject))
-        for plan in PLANS if times == 1 else ("selective",):
-
-            def timed(laps: Laps, subject=subject, memory=memory, targets=targets, plan=plan) -> None:
-                with running(subject.model, plan):
-                    subject.decoder_step(memory, targets, laps)
-
-            calls[f"{plan}, {times * queries} queries"] = timed
-    cfg.model.query_generator.num_queries = queries
-    parts = interleaved_parts(calls, device=args.device, repeats=args.repeats)
-    totals = [times[TOTAL][least_disturbed(args.device)] for times in parts.values()]
-    sequential, selective, dense, more_queries = totals
-    groups = {}
-    for plan in PLANS:
-        with running(subjects[1].model, plan):
-            groups[plan] = subjects[1].model.decoder.plan.total
-    per_group = [
-        (dense - selective) / (groups["dense"] - groups["selective"]),
-        (selective - sequential) / (groups["selective"] - groups["sequential"]),
-    ]
-    return {
-        "times": parts,
-        "groups": groups,
-        "twice_the_queries": more_queries / selective,
-        "twice_the_groups": dense / selective,
-        "further_group_ms": per_group,
-    }
-
-
-def profile(subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict[str, dict[str, list[dict]]]:
-    """By variant, where the time of a step after a first one goes: by part of the model and by operator."""
-    found = {}
-    for name in args.profile:
-        variant = VARIANTS[name]
-        with variant.of(subject):
-            subject.step(batch)
-            with marked_parts(subject.model, inside_stages=not variant.compiled):
-                profiler = profile_step(lambda: subject.step(batch), device=args.device)
-        found[name] = {
-            "parts": by_part(profiler, device=args.device),
-            "operators": by_operator(profiler, device=args.device),
-        }
-    return found
-
-
-def flops_by_plan(subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Multiply-adds of the forward pass and of the whole step, by plan."""
+def flops_by_plan(subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict[str, float]:
+    """Multiply-adds of a step, by plan."""
     found = {}
     for plan in dict.fromkeys(VARIANTS[name].plan for name in args.variants):
         with running(subject.model, plan):
-            forward = sum(forward_flops(subject.model, tuple(args.size), args.batch).values())
-            found[plan] = {"forward": forward, "step": step_flops(lambda: subject.step(batch))}
+            found[plan] = step_flops(lambda: subject.step(batch))
     return found
 
 

@@ -28,33 +28,20 @@ def print_times(part: str, times: dict, clock: str) -> None:
     print_table(f"{title}, seconds ({'CPU time' if clock == 'cpu_ms' else 'wall time'})", rows)
 
 
-def print_scaling(found: dict) -> None:
-    print(
-        f"\nscaling of decoder and loss: twice the queries {found['twice_the_queries']:.2f} times the time, "
-        f"{found['groups']['dense']} groups for {found['groups']['selective']} {found['twice_the_groups']:.2f} times; "
-        f"a further group takes {found['further_group_ms'][0]:.1f} ms there and {found['further_group_ms'][1]:.1f} ms "
-        f"between {found['groups']['sequential']} and {found['groups']['selective']}"
-    )
-
-
 def print_flops(report: dict, args: argparse.Namespace) -> None:
     """Operations by plan, and how a step's time grows against them."""
     flops = report["flops"]
     first = next(iter(flops))
     rows = []
     for plan, count in flops.items():
-        row = {"operations": plan}
-        for part in ("forward", "step"):
-            row |= {f"{part}, GFLOP": count[part] / 1e9, f"{part} / {first}": count[part] / flops[first][part]}
+        row = {"operations": plan, "GFLOP": count / 1e9, f"/ {first}": count / flops[first]}
         if "step" in report:
             totals = {name: parts[TOTAL][report["clock"]] for name, parts in report["step"].items()}
             if {plan, first} <= totals.keys():
                 grown = totals[plan] / totals[first]
-                row |= {f"time / {first}": grown, "time / flops": grown / row[f"step / {first}"]}
+                row |= {f"time / {first}": grown, "time / flops": grown / row[f"/ {first}"]}
         rows.append(row)
-    print_table(
-        f"multiply-adds of the forward pass (fvcore) and of the whole step (PyTorch), {args.batch} images", rows
-    )
+    print_table(f"multiply-adds of a step, {args.batch} images", rows)
 
 
 def print_memory(found: dict) -> None:

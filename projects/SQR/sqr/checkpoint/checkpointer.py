@@ -15,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..distributed import machine_failure
 from ..errors import NonFiniteError, UserError, one_line
 from ..files import write_atomically
 from ..finite import describe_not_finite, not_finite
@@ -62,7 +63,7 @@ class Checkpointer(DetectionCheckpointer):
         bad = not_finite(tensors)
         path = Path(self.save_dir) / f"{name}.pth"
         if bad:
-            last = self._last_name()
+            last = self.last_name()
             kept = f"{last} is the last good checkpoint" if last else "there is no good checkpoint"
             found = describe_not_finite(bad, len(tensors))
             raise DivergedError(f"the training has diverged: {found}; {path.name} is not written, {kept}")
@@ -75,7 +76,9 @@ class Checkpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(path.name)
             self.saved_iteration = kwargs.get("iteration")
         except (OSError, RuntimeError) as error:  # RuntimeError: what torch.save makes of a failed write
-            last = self._last_name()
+            if machine_failure(error) is not None:
+                raise
+            last = self.last_name()
             kept = f"{Path(self.save_dir) / last} is complete" if last else "there is no complete checkpoint yet"
             raise CheckpointError(
                 f"cannot write the checkpoint {path}: {one_line(error)}; {kept}. Make room or change "
@@ -101,7 +104,7 @@ class Checkpointer(DetectionCheckpointer):
         final = Path(self.save_dir) / _FINAL
         if final.is_file():
             others.insert(0, str(final))
-        last = self._last_name()
+        last = self.last_name()
         first = [str(Path(self.save_dir) / last)] if last else []
         return list(dict.fromkeys(first + others))
 
@@ -117,7 +120,7 @@ class Checkpointer(DetectionCheckpointer):
             UserError: there is no good checkpoint, or it is of another model or optimizer.
         """
         candidates, reasons = self.candidates(), []
-        if candidates and self._last_name() is None:
+        if candidates and self.last_name() is None:
             self.logger.warning("%s names no checkpoint: the newest one is looked for", self._tag_path())
         for path in candidates:
             try:
@@ -149,7 +152,7 @@ class Checkpointer(DetectionCheckpointer):
                 if os.path.isfile(path):
                     os.replace(path, f"{path}.diverged")
             self.tag_last_checkpoint(Path(before[-1]).name)
-        return self._last_name()
+        return self.last_name()
 
     def _restore(self, path: str) -> tuple[int | None, dict[str, Any]]:
         """Load a file; returns its iteration and what was not used."""
@@ -171,8 +174,8 @@ class Checkpointer(DetectionCheckpointer):
     def _tag_path(self) -> Path:
         return Path(self.save_dir) / "last_checkpoint"
 
-    def _last_name(self) -> str | None:
-        """The file that ``last_checkpoint`` names; None where it names none of this folder."""
+    def last_name(self) -> str | None:
+        """The file that ``last_checkpoint`` names; None where it names no file of this folder."""
         try:
             name = self._tag_path().read_bytes()[:300].decode(errors="replace").strip()
         except OSError:

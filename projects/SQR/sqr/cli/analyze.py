@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
 from ..config import add_trust_option, load_run_config
 from ..engine import has_weights, load_model
+from ..engine.log_file import setup_logs
 from ..errors import UserError, report_error
 from ..evaluation import ground_truth, storage
 from ..evaluation.analysis import EPSILONS, RATE_IOUS, StageAnalysis, analyze
@@ -68,8 +67,7 @@ def run_config(args: argparse.Namespace) -> int:
 
 def analyze_config(args: argparse.Namespace) -> None:
     """What each process does for ``--config-file``."""
-    for name in ("detectron2", "sqr"):
-        setup_logger(args.output, distributed_rank=comm.get_rank(), name=name)
+    setup_logs(args.output)
     cfg = load_run_config(args.config_file, args.opts)
     if not has_weights(cfg):
         raise UserError("name the weights to analyze: train.init_checkpoint=PATH")

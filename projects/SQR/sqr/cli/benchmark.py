@@ -5,7 +5,6 @@
     benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
     benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
-    benchmark.py data --config-file quick/sqr_deformable_detr_shapes
     benchmark.py evaluation
 
 Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
@@ -19,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmarks import against, data, evaluation, infer, loss, memory, ops, train
+from ..benchmarks import against, evaluation, infer, loss, memory, ops, train
 from ..config import add_trust_option
 from ..errors import UserError, report_error
 from ..files import write_json
@@ -31,7 +30,6 @@ BENCHMARKS = {
     "train": (train, "a training step by plan, and SQR against other ways of running it"),
     "memory": (memory, "predicted peak memory by plan, and what fits"),
     "infer": (infer, "inference against Hugging Face transformers with the same weights"),
-    "data": (data, "the training loader against the training step"),
     "evaluation": (evaluation, "box AP and AR against pycocotools"),
 }
 

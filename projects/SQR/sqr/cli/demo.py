@@ -1,6 +1,6 @@
 """Train a quick model, evaluate it, analyze its stages and write a report: what ``make demo`` runs.
 
-    run_demo.py --output output/demo [--config-file quick/sqr_deformable_detr_shapes] [key=value ...]
+    sqr demo --output output/demo [--config-file quick/sqr_deformable_detr_shapes] [key=value ...]
 
 Run again, it resumes an unfinished training and skips a finished one.
 """
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="quick/sqr_deformable_detr_shapes")
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
-    parser.add_argument("overrides", nargs="*", help="key=value, as for train_net.py")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     args = parser.parse_args(argv)
     overrides = [f"train.output_dir={args.output}", *args.overrides]
     command = ["--config-file", args.config_file, "--resume", *overrides]

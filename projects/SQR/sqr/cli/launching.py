@@ -6,9 +6,10 @@ import argparse
 import logging
 import multiprocessing
 import os
-import re
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 
@@ -17,8 +18,9 @@ import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-from ..distributed import check_num_processes, is_launched_process, join_process_group
-from ..errors import NonFiniteElsewhereError, UsageError, UserError, report_error
+from ..distributed import check_num_processes, is_launched_process, join_process_group, machine_failure
+from ..engine.log_file import log_to_file
+from ..errors import NonFiniteElsewhereError, ProcessLostError, UsageError, UserError, one_line, report_error
 
 
 def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
@@ -40,12 +42,13 @@ def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Nam
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # NCCL is taken where there is a GPU
         if launched:
             join_process_group()
-            main(args)
+            _Guarded(main)(args)
             torch.distributed.destroy_process_group()
             return 0
         if several:
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, _forward)
+            logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         launch(
             _Guarded(main),
             args.num_gpus,
@@ -58,13 +61,24 @@ def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Nam
         return _report(error)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
-    except mp.ProcessExitedException as error:  # a process has reported its error and left with this code
-        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code
+    except mp.ProcessExitedException as error:
+        if error.exit_code > 0:  # it has reported its error
+            return error.exit_code
+        report_error(
+            UserError(
+                f"process {error.error_index} was ended by {error.signal_name} (SIGKILL is also what the system sends "
+                "when memory runs out); a training resumes from its last checkpoint with --resume"
+            )
+        )
+        return 128 - error.exit_code
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
             process.join()
         return 128 + signal.SIGINT
     return 0
+
+
+_WAIT_FOR_MAIN = 2.0  # seconds
 
 
 class _Guarded:
@@ -74,26 +88,37 @@ class _Guarded:
         self.main = main
 
     def __call__(self, args: argparse.Namespace) -> None:
+        threading.excepthook = _thread_failed
         try:
             self.main(args)
-        except UserError as error:
-            sys.exit(_report(error))
+        except Exception as error:
+            known = error if isinstance(error, UserError) else machine_failure(error)
+            if known is None:
+                raise
+            if known is not error:
+                known.__cause__ = error
+            sys.exit(_report(known))
 
 
 def _report(error: UserError) -> int:
+    """Report an error that one process or several have; returns the exit code."""
     if error.__cause__ is not None:
         # The traceback goes to the log file only; the terminal gets one line.
-        _to_log_file("".join(traceback.format_exception(error)))
-    if comm.is_main_process() or not isinstance(error, NonFiniteElsewhereError):
-        return report_error(error)
-    return error.exit_code
+        log_to_file("".join(traceback.format_exception(error)))
+    if not comm.is_main_process():
+        if isinstance(error, (NonFiniteElsewhereError, ProcessLostError)):
+            return error.exit_code
+        # An error that all processes have is the main one's to report; the launcher then ends this one.
+        time.sleep(_WAIT_FOR_MAIN)
+    return report_error(error)
 
 
-def _to_log_file(text: str) -> None:
-    for handler in logging.getLogger("sqr").handlers:
-        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "name", "").endswith("log.txt"):
-            handler.stream.write(re.sub(r"\x1b\[\d*m", "", text))
-            handler.flush()
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Report a failed write of TensorBoard's thread on one line: the disk is full, which others find out too."""
+    if isinstance(failure.exc_value, OSError):
+        print(f"warning: {one_line(failure.exc_value)}", file=sys.stderr, flush=True)
+    else:
+        threading.__excepthook__(failure)
 
 
 def _forward(number: int, frame: object) -> None:

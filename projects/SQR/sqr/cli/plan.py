@@ -1,8 +1,8 @@
 """Print and draw recollection plans: which query groups every decoder stage trains on.
 
-draw_plan.py selective
-draw_plan.py sequential selective dense --output plans.svg
-draw_plan.py '{name: selective, start: 3}' '[[0], [0, 1], [1, 2]]' --stages 6
+sqr plan selective
+sqr plan sequential selective dense --output plans.svg
+sqr plan '{name: selective, start: 3}' '[[0], [0, 1], [1, 2]]' --stages 6
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plans", nargs="+", metavar="PLAN", help="as in model.decoder.plan=PLAN")
-    parser.add_argument("--stages", type=int, default=6)
+    parser.add_argument("--stages", type=int, default=6, help="decoder stages; default 6")
     parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf)")
     args = parser.parse_args(argv)
     try:

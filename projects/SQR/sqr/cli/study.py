@@ -1,10 +1,10 @@
 """Studies: measure what is missing, and write tables and figures from what is measured.
 
-    study.py list
-    study.py run NAME [--workers N] [--arms ARM ...] [--seeds SEED ...] [--limit N] [--data DIR]
-    study.py report NAME
+    sqr study list
+    sqr study run NAME [--workers N] [--arms ARM ...] [--datasets NAME ...] [--seeds SEED ...] [--limit N] [--data DIR]
+    sqr study report NAME
 
-``run`` can be stopped and called again at any point; results are files, one a cell. ``report`` writes the tables into
+``run`` can be stopped and called again at any point; results are files, one per cell. ``report`` writes the tables into
 the pages that the study names, ``results/NAME/report.json`` and figures.
 """
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     study = load_study(args.name, args.studies)
     left = run_study(
         study, work=args.work, data=args.data, results=args.results, workers=args.workers, arms=args.arms,
-        seeds=args.seeds, limit=args.limit, with_changes=args.with_changes,
+        datasets=args.datasets, seeds=args.seeds, limit=args.limit, with_changes=args.with_changes,
         say=lambda text: print(text, flush=True),
     )  # fmt: skip
     print(f"{left} cells left" if left else "complete")
@@ -67,9 +67,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="study.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=Path, default=STUDIES, help="folder of the study files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     commands = parser.add_subparsers(required=True)
@@ -79,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", help="of a study, or a .yaml file")
     one.add_argument("--workers", type=int, default=1, help="processes at once, of one thread each")
     one.add_argument("--arms", nargs="+", default=(), help="only these")
+    one.add_argument("--datasets", nargs="+", default=(), help="only these")
     one.add_argument("--seeds", nargs="+", type=int, default=(), help="only these")
     one.add_argument("--limit", type=int, help="measure at most so many cells")
     one.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the datasets")

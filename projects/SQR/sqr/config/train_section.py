@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,10 @@ def check_train_section(cfg: DictConfig) -> None:
             continue
         if type(value) is not int or value < least:
             raise UsageError(f"train.{key}={value}: must be a whole number, at least {least}")
+    for key in ("clip_grad.max_norm", "clip_grad.norm_type", "early_stopping.min_delta"):
+        value = _get(cfg, key)
+        if value is not None and (type(value) not in (int, float) or math.isnan(value) or value < 0):
+            raise UsageError(f"train.{key}={value}: must be a number, at least 0")
     _check_amp(cfg)
     for key in ("best_checkpoint.mode", "early_stopping.mode"):
         if _get(cfg, key) not in ("max", "min", None):

@@ -64,7 +64,7 @@ class DinoQueries(nn.Module):
         best = logits.amax(-1).masked_fill(barred, -math.inf).topk(self.num_queries, dim=1).indices[..., None]
         boxes = raw_boxes.gather(1, best.expand(-1, -1, 4)).sigmoid()
         proposals = StagePrediction(logits.gather(1, best.expand(-1, -1, logits.shape[-1]))[:, None], boxes[:, None])
-        content = self.content().expand(len(boxes), -1, -1)
+        content = self.content().expand(boxes.shape[0], -1, -1)
         return InitialQueries(
             QueryState(content[:, None], boxes.detach()[:, None]),
             proposals,

@@ -36,8 +36,8 @@ class ModelEMA:
     def __init__(self, model: nn.Module, *, decay: float = 0.9998, warmup_iters: float = 2000):
         if not 0 <= decay < 1:
             raise UserError(f"train.ema.decay={decay}: must be at least 0 and less than 1")
-        if warmup_iters < 0:
-            raise UserError(f"train.ema.warmup_iters={warmup_iters}: must not be negative")
+        if not 0 <= warmup_iters < math.inf:
+            raise UserError(f"train.ema.warmup_iters={warmup_iters}: must be a number, at least 0")
         self.decay, self.warmup_iters = decay, warmup_iters
         self._averaged = AveragedModel(model).requires_grad_(False).eval()
 
@@ -83,4 +83,5 @@ class EMAHook(HookBase):
         self._ema = ema
 
     def after_step(self) -> None:
-        self._ema.update(self.trainer.model)
+        with self.trainer.updating():
+            self._ema.update(self.trainer.model)

@@ -27,7 +27,7 @@ from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
 from .freezing import freeze
 from .optimizer_state import check_settings
-from .run_folder import locked
+from .run_folder import FolderCheck, locked
 from .saving import run_and_save
 from .startup import class_names, describe, record_config
 from .train_loader import ForeignLoader, TrainLoader
@@ -154,11 +154,13 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
         UserError: another process trains into the folder, or whatever else ended it; what was done is saved where it
             can be.
     """
-    with locked(cfg.train.output_dir) if comm.is_main_process() else nullcontext():
-        return _train(cfg, args, do_test)
+    with locked(cfg.train.output_dir) if comm.is_main_process() else nullcontext() as lock:
+        return _train(cfg, args, do_test, lock)
 
 
-def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict]) -> dict:
+def _train(
+    cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConfig, nn.Module], dict], lock: int | None
+) -> dict:
     model = create_ddp_model(build_model(cfg), **cfg.train.ddp)
     trainer = build_trainer(cfg, model)
     _log_length(cfg, trainer.data_loader)
@@ -188,6 +190,7 @@ def _train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictCon
             hooks.IterationTimer(),
             BaseLRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             EMAHook(ema) if ema is not None else None,
+            FolderCheck(cfg.train.output_dir, lock) if is_main else None,
             metrics if is_main else None,
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
             evaluation,

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from detectron2.engine import HookBase
+
 from ..errors import UserError, as_user_error
 
 try:
@@ -24,14 +26,46 @@ _OF_A_RUN = (
 )  # fmt: skip
 
 
+_LOCK = ".lock"
+
+
+class FolderTakenError(UserError):
+    """Another run has taken the folder: nothing more may be written to it."""
+
+
+class FolderCheck(HookBase):
+    """Ends a training whose folder was removed or emptied, or was taken by another run after that.
+
+    A removed folder is no reason to lose the work: after the error a checkpoint is saved in a new folder of that name.
+
+    Args:
+        folder: the run's, with its ``config.yaml``.
+        lock: what :func:`locked` gave.
+    """
+
+    def __init__(self, folder: str | os.PathLike, lock: int):
+        self._folder, self._lock = Path(folder), lock
+
+    def after_step(self) -> None:
+        name = f"train.output_dir={self._folder}"
+        try:
+            own = os.path.samestat(os.stat(self._folder / _LOCK), os.fstat(self._lock))
+        except FileNotFoundError:
+            own = True
+        if not own:
+            raise FolderTakenError(f"{name} was removed during the run, and another run has taken it; nothing is saved")
+        if not (self._folder / "config.yaml").exists():
+            raise UserError(f"{name} was removed or emptied during the run")
+
+
 @contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold the lock of a run's folder; the system releases it however the process ends.
+def locked(folder: str | os.PathLike) -> Iterator[int]:
+    """Hold the lock of a run's folder, yielding the lock's descriptor; the system releases it however the process ends.
 
     Raises:
         UserError: another process trains into this folder, or it cannot be written.
     """
-    path = Path(folder) / ".lock"
+    path = Path(folder) / _LOCK
     with as_user_error(OSError, prefix="train.output_dir: "):
         file = open(path, "a+")  # noqa: SIM115
     with file:
@@ -45,10 +79,11 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
                 raise UserError(
                     f"train.output_dir={folder}: {holder} trains into this folder; wait for it, or set another one"
                 ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+        with as_user_error(OSError, prefix="train.output_dir: "):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield file.fileno()
 
 
 def set_aside_earlier_run(folder: str | os.PathLike) -> Path | None:

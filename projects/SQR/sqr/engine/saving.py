@@ -11,7 +11,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer, CheckpointError
+from ..distributed import machine_failure
 from ..errors import NonFiniteError, TrainingInterrupted, UserError, one_line
+from .run_folder import FolderTakenError
 from .trainer import Trainer, TrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -32,17 +34,18 @@ def run_and_save(trainer: Trainer, checkpointer: Checkpointer, max_iter: int) ->
         if comm.is_main_process():
             error.args = (f"{one_line(error)}. {_after_divergence(trainer, checkpointer)}",)
         raise
-    except CheckpointError:
+    except (CheckpointError, FolderTakenError):
         raise
     except UserError as error:
         error.args = (f"{one_line(error)}{_rescue(trainer, checkpointer)}",)
         raise
-    except OSError as error:
+    except Exception as error:
         saved = _rescue(trainer, checkpointer)
-        raise UserError(f"iteration {trainer.iter}: {one_line(error)}{saved}") from error
-    except Exception:
-        _rescue(trainer, checkpointer)
-        raise
+        known = error if isinstance(error, OSError) else machine_failure(error)
+        if known is None:
+            raise
+        kind = UserError if known is error else type(known)
+        raise kind(f"iteration {trainer.iter}: {one_line(known)}{saved}") from error
     if trainer.stop_early:
         checkpointer.save("model_final", iteration=trainer.completed)
 
@@ -52,7 +55,12 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
     if done < trainer.max_iter:
         if checkpointer.saved_iteration != trainer.completed:
             _save(trainer, checkpointer)
-        comm.synchronize()  # no process leaves before the checkpoint is there
+        try:
+            comm.synchronize()  # no process leaves before the checkpoint is there
+        except RuntimeError as error:
+            if (lost := machine_failure(error)) is None:
+                raise
+            raise type(lost)(f"{one_line(lost)}{_resume_from(checkpointer)}") from error
         text = f"{stop} after {done} of {trainer.max_iter} iterations; saved. "
         text += "Resume with the same command and --resume"
     else:
@@ -68,15 +76,20 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
         return ""
     if checkpointer.saved_iteration == trainer.completed:
         return again if done < trainer.max_iter else ""
-    if trainer.mid_step and _has_running_statistics(trainer.model):
-        return ""
+    if trainer.mid_update or (trainer.mid_step and _has_running_statistics(trainer.model)):
+        return _resume_from(checkpointer)
     try:
         with _undisturbed():
             _save(trainer, checkpointer)
-    except (UserError, RuntimeError) as error:
+    except Exception as error:  # must not hide the first one
         logger.warning("The iterations since the last checkpoint could not be saved: %s", one_line(error))
-        return ""
+        return _resume_from(checkpointer)
     return again
+
+
+def _resume_from(checkpointer: Checkpointer) -> str:
+    last = checkpointer.last_name()
+    return f". {last} is the last checkpoint: resume with --resume" if last else ""
 
 
 def _after_divergence(trainer: Trainer, checkpointer: Checkpointer) -> str:

@@ -13,7 +13,6 @@ import detectron2
 import torch
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
-from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 import sqr
@@ -22,6 +21,7 @@ from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
 from ..host_memory import keep_freed_memory
 from ..runs import command_line
+from .log_file import setup_logs
 from .rng import seed_process
 from .run_folder import locked, set_aside_earlier_run
 from .wandb_writer import import_wandb
@@ -47,10 +47,7 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
             with locked(output_dir):
                 earlier = set_aside_earlier_run(output_dir)
     comm.synchronize()
-    rank = comm.get_rank()
-    with as_user_error(OSError, prefix="train.output_dir: "):
-        for name in ("fvcore", "detectron2", "sqr"):
-            setup_logger(str(output_dir), distributed_rank=rank, name=name)
+    setup_logs(output_dir)
     logger = logging.getLogger(__name__)
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):

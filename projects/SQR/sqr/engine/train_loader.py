@@ -25,6 +25,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..distributed import lost_worker, machine_failure
 from ..errors import UserError, one_line
 from .rng import epoch_permutation, seeded_sample
 
@@ -158,12 +159,10 @@ def batches_of(loader: Iterable[list]) -> Iterator[list]:
     try:
         yield from loader
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        failure = machine_failure(error) if isinstance(error, RuntimeError) else lost_worker(one_line(error))
+        if failure is None:
             raise
-        raise UserError(
-            f"a data loading process ended ({one_line(error)[:120]}); it was killed, often for want of memory: lower "
-            "dataloader.train.num_workers or the image sizes"
-        ) from error
+        raise failure from error
 
 
 class ForeignLoader:

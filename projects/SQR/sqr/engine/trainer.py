@@ -60,6 +60,8 @@ class Trainer(SimpleTrainer):
         completed: the last iteration whose step was taken; -1 before the first.
         mid_step: a forward pass of an unfinished iteration has begun, so that running statistics (BatchNorm) are not
             those of ``completed``.
+        mid_update: an optimizer step or an average is under way, or was ended by an error: weights and moments are
+            those of no iteration and must not be saved.
         stop_early: set by a hook to end the training after this iteration.
     """
 
@@ -94,7 +96,7 @@ class Trainer(SimpleTrainer):
             )
         self.accumulation_steps = accumulation_steps
         self.completed = -1
-        self.mid_step = self.stop_early = False
+        self.mid_step = self.mid_update = self.stop_early = False
         self._decoders = [module for module in model.modules() if isinstance(module, RecollectingDecoder)]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._stop_signal: int | None = None  # that came in here
@@ -174,10 +176,18 @@ class Trainer(SimpleTrainer):
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm, self.norm_type)
 
         self._record(losses, grad_norm.detach(), data, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        self.samples_seen += self.data_loader.total_batch_size
-        self.completed, self.mid_step = self.iter, False
+        with self.updating():
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+            self.samples_seen += self.data_loader.total_batch_size
+            self.completed, self.mid_step = self.iter, False
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Within this context weights or averages change; ``mid_update`` stays set where an error ends it."""
+        self.mid_update = True
+        yield
+        self.mid_update = False
 
     def _forward_and_backward(self, data: list[dict]) -> dict[str, Tensor]:
         """Accumulate gradients part after part; return the sums of the parts' losses, detached."""

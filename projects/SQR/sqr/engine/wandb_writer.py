@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from ..errors import UsageError
+from .writers import NewScalars
 
 
 def import_wandb() -> ModuleType:
@@ -59,20 +60,16 @@ class WandbWriter(EventWriter):
         self._run = self._wandb.init(
             project=project, name=name, id=path.read_text().strip(), resume="allow", dir=output_dir, config=config
         )
-        self._window_size = window_size
-        self._last_write = -1
+        self._new_scalars = NewScalars(window_size)
 
     def write(self) -> None:
-        storage = get_event_storage()
         by_iteration: dict[int, dict[str, Any]] = {}
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                by_iteration.setdefault(iteration, {})[name] = value
-        for name, picture, iteration in storage._vis_data:  # as Detectron2's own writer reads it
+        for name, value, iteration in self._new_scalars():
+            by_iteration.setdefault(iteration, {})[name] = value
+        for name, picture, iteration in get_event_storage()._vis_data:  # as Detectron2's own writer reads it
             by_iteration.setdefault(iteration, {})[name] = self._wandb.Image(picture.transpose(1, 2, 0))
         for iteration in sorted(by_iteration):
             self._run.log(by_iteration[iteration], step=iteration)
-        self._last_write = max([self._last_write, *by_iteration])
 
     def close(self) -> None:
         self._run.finish()

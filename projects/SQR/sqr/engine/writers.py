@@ -29,8 +29,44 @@ def default_writers(output_dir: str, max_iter: int, more: Sequence[EventWriter] 
     return [
         ConsoleWriter(max_iter),
         *more,
-        TensorboardXWriter(output_dir),
+        TensorBoardWriter(output_dir),
     ]
+
+
+class NewScalars:
+    """The scalars of the event storage that the last call did not give.
+
+    Judged scalar by scalar: the last evaluation belongs to an iteration whose losses have been written already, and
+    Detectron2's writers, which keep one iteration for all, would drop it.
+
+    Args:
+        window_size: of the median.
+    """
+
+    def __init__(self, window_size: int = 20):
+        self._window_size = window_size
+        self._given: dict[str, int] = {}
+
+    def __call__(self) -> list[tuple[str, float, int]]:
+        """Name, value and iteration of each."""
+        found = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        new = [(n, value, i) for n, (value, i) in found.items() if i > self._given.get(n, -1)]
+        self._given.update({name: iteration for name, _, iteration in new})
+        return new
+
+
+class TensorBoardWriter(TensorboardXWriter):
+    """Detectron2's writer, without its loss of the last evaluation (:class:`NewScalars`)."""
+
+    def __init__(self, log_dir: str):
+        super().__init__(log_dir)
+        self._new_scalars = NewScalars()
+
+    def write(self) -> None:
+        for name, value, iteration in self._new_scalars():
+            self._writer.add_scalar(name, value, iteration)
+        self._last_write = get_event_storage().iter  # no scalar is new to Detectron2's part, which writes the pictures
+        super().write()
 
 
 class ConsoleWriter(CommonMetricPrinter):

@@ -29,6 +29,7 @@ def run_study(
     results: Path = RESULTS,
     workers: int = 1,
     arms: Sequence[str] = (),
+    datasets: Sequence[str] = (),
     seeds: Sequence[int] = (),
     limit: int | None = None,
     with_changes: bool = False,
@@ -45,7 +46,7 @@ def run_study(
         data: folder of the datasets, what ``{data}`` in a study stands for.
         results: folder of the results.
         workers: processes at once; 0 measures in this one.
-        arms, seeds: only these; all when empty.
+        arms, datasets, seeds: only these; all when empty.
         limit: measure at most so many cells.
         with_changes: measure although the checkout has uncommitted changes; the results say so.
         say: called with a line of text for every cell.
@@ -54,17 +55,19 @@ def run_study(
         How many cells are still missing.
 
     Raises:
-        UserError: an unknown kind, arm or seed, or uncommitted changes.
+        UserError: an unknown kind, arm, dataset or seed, or uncommitted changes.
     """
     if study.kind not in KINDS:
         raise UserError(f"{study.name}: unknown kind {study.kind!r}; one of {', '.join(KINDS)}")
-    for what, asked, there in (("arm", arms, study.arms), ("seed", seeds, study.seeds)):
+    choices = (("arm", arms, study.arms), ("dataset", datasets, study.datasets), ("seed", seeds, study.seeds))
+    for what, asked, there in choices:
         strangers = [x for x in asked if x not in there]
         if strangers:
             raise UserError(f"{study.name} has no {what} {strangers[0]!r}; it has {', '.join(map(str, there))}")
     if git_state().endswith("with changes") and not with_changes:
         raise UserError("the checkout has uncommitted changes: commit them first, since results name their commit")
-    wanted = [c for c in study.cells() if (not arms or c.arm in arms) and (not seeds or c.seed in seeds)]
+    arms, datasets, seeds = arms or study.arms, datasets or study.datasets, seeds or study.seeds
+    wanted = [c for c in study.cells() if c.arm in arms and c.dataset in datasets and c.seed in seeds]
     missing = [cell for cell in wanted if not result_path(cell, results).is_file()]
     context = Context(work, data, results)
     jobs = [(cell, context) for cell in missing[:limit]]
@@ -106,7 +109,7 @@ def measure(cell: Cell, context: Context) -> Result:
         seed=cell.seed,
         commit=git_state(),
         machine=machine(),
-        command=f"projects/SQR/tools/study.py run {cell.study.name} --arms '{cell.arm}' --seeds {cell.seed}",
+        command=command_of(cell),
         seconds=time.monotonic() - start,
         cpu_seconds=_cpu_seconds() - before,
         peak_memory=max(own, children),
@@ -114,6 +117,12 @@ def measure(cell: Cell, context: Context) -> Result:
     )
     save_result(result, result_path(cell, context.results))
     return result
+
+
+def command_of(cell: Cell) -> str:
+    """The line that measures this cell in a shell."""
+    arm, dataset = ("'" + name.replace("'", "'\\''") + "'" for name in (cell.arm, cell.dataset))
+    return f"projects/SQR/tools/study.py run {cell.study.name} --arms {arm} --seeds {cell.seed} --datasets {dataset}"
 
 
 _WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

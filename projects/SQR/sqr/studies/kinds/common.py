@@ -10,6 +10,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from ...config import editable
 from ...data.shapes import ShapesSettings, ensure_shapes, shapes_files
 from ...errors import UserError
 from ...evaluation.analysis import StageAnalysis
@@ -69,6 +70,8 @@ def analyze_stages(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dic
         model: what predicts.
         batches: what it is fed with; the config's test loader when None.
     """
+    cfg = editable(cfg)
+    cfg.dataloader.test.num_workers = 0  # a cell is measured in a pool's process, which may have no children
     evaluator = StageEvaluator(dataset_name_of(cfg), distributed=False)
     inference = StageInference(model)
     for inputs in instantiate(cfg.dataloader.test) if batches is None else batches:
