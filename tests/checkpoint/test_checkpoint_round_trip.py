@@ -151,6 +151,15 @@ def test_unknown_file_names_the_nearest_layout_and_what_does_not_fit():
     assert "1 of the 590 keys do not belong to it: extra.weight" in text
 
 
+@pytest.mark.parametrize("layout", [None, "detr"])
+def test_a_wrappers_prefix_is_left_out_whether_the_layout_is_named_or_not(layout):
+    theirs = published("detr_r50")
+    plain, _ = convert(theirs)
+    wrapped = {f"model.module.{key}": value for key, value in theirs.items()} | {"loss.weight": torch.zeros(1)}
+    ours, report = convert(wrapped, layout)
+    assert ours.keys() == plain.keys() and report.prefix == "model.module." and "loss.weight" in report.dropped
+
+
 def test_missing_keys_are_names_and_not_patterns():
     state = published("sqr_adamixer_r50")
     del state["rpn_head.init_content_features.weight"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -24,18 +24,23 @@ def detect_layout(state_dict: StateDict) -> str:
     Raises:
         ValueError: none fits; the message names the nearest layout and what it lacks.
     """
-    return _recognise(state_dict)[0]
-
-
-def _recognise(state_dict: StateDict) -> tuple[str, str]:
-    """The name of a state dict's layout, and what a training framework put before its names."""
-    for prefix, inner in without_wrappers(state_dict):
-        if any(k.startswith(("decoder.stages.0.", "network.model.")) for k in inner):
-            return NATIVE, prefix
-        for layout in LAYOUTS:
-            if not layout.missing(list(inner)):
-                return layout.name, prefix
+    found = _recognise(state_dict, (NATIVE, *(layout.name for layout in LAYOUTS)))
+    if found:
+        return found[0]
     raise ValueError(_no_layout(state_dict, {layout.name: layout.missing(list(state_dict)) for layout in LAYOUTS}))
+
+
+def _recognise(state_dict: StateDict, names: Sequence[str]) -> tuple[str, str] | None:
+    """Which of some layouts a state dict has, and the prefix that a training framework put before its keys."""
+    for prefix, inner in without_wrappers(state_dict):
+        for name in names:
+            if name == NATIVE:
+                fits = any(k.startswith(("decoder.stages.0.", "network.model.")) for k in inner)
+            else:
+                fits = not get_layout(name).missing(list(inner))
+            if fits:
+                return name, prefix
+    return None
 
 
 def without_wrappers(state_dict: StateDict, prefix: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -90,7 +95,8 @@ def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, Con
     Raises:
         ValueError: an unknown layout, or keys that the layout does not know.
     """
-    name, prefix = _recognise(state_dict) if layout is None else (layout, "")
+    name = detect_layout(state_dict) if layout is None else layout
+    _, prefix = _recognise(state_dict, [name]) or (name, "")
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if name == NATIVE:
         converted, report = inner, ConversionReport(NATIVE, renamed={k: k for k in inner})

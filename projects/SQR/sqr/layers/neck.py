@@ -19,6 +19,7 @@ class ConvNeck(nn.Module):
         out_channels: ``C``.
         num_levels: levels to make. Beyond the backbone's features, each further level is a 3x3 convolution of stride
             2 on the one before it, the first of them on the last *backbone* feature, not on its projection.
+        bias: whether the convolutions have a bias (official code: yes; mmdet: no).
         num_norm_groups: of the GroupNorm.
     """
 
@@ -28,6 +29,7 @@ class ConvNeck(nn.Module):
         in_channels: Mapping[str, int],
         out_channels: int = 256,
         num_levels: int = 4,
+        bias: bool = True,
         num_norm_groups: int = 32,
     ):
         super().__init__()
@@ -38,15 +40,16 @@ class ConvNeck(nn.Module):
             )
         self.in_features: Sequence[str] = tuple(in_channels)
         channels = [*in_channels.values()]
-        convs = [nn.Conv2d(c, out_channels, 1) for c in channels]
+        convs = [nn.Conv2d(c, out_channels, 1, bias=bias) for c in channels]
         for extra in range(num_levels - len(channels)):
             c = out_channels if extra else channels[-1]
-            convs.append(nn.Conv2d(c, out_channels, 3, stride=2, padding=1))
+            convs.append(nn.Conv2d(c, out_channels, 3, stride=2, padding=1, bias=bias))
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(MaskedGroupNorm(num_norm_groups, out_channels) for _ in convs)
         for conv in convs:
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            if bias:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, features: Mapping[str, Tensor], padding_mask: Tensor | None = None) -> list[Tensor]:
         """Make the levels.
