@@ -11,6 +11,7 @@ from typing import Any
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # spaces of no width, and the byte order mark
 LARGEST_ID = 2**63 - 1  # what NumPy, and with it COCO's evaluation, can hold
 
 
@@ -61,10 +62,10 @@ def read_flag(value: Any) -> bool | None:
 
 
 def read_name(value: Any) -> str | None:
-    """A class name, in Unicode's composed form and without white space or a byte order mark around it: text or an
-    integer; None if it is blank or neither."""
+    """A class name, in Unicode's composed form, one space for white space within it and nothing invisible around it:
+    text or an integer; None if it is blank or neither."""
     text = read_file_name(value)
-    return unicodedata.normalize("NFC", text.strip("\ufeff \t\r\n")) if text else None
+    return " ".join(unicodedata.normalize("NFC", text.translate(_INVISIBLE)).split()) or None if text else None
 
 
 def read_file_name(value: Any) -> str | None:
