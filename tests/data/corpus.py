@@ -185,6 +185,7 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "category ids of 400 digits": (shifted("categories", "category_id", 10**400), ALL),
     "image ids 1 and '1'": (change(lambda c: c["images"][1].update(id="1"), "train"), None),
     "an image_id of 1.5": (first(lambda a: a.update(image_id=1.5)), None),
+    "an image_id of half a character": (first(lambda a: a.update(image_id="\ud800")), None),
     "an image_id that is a file name": (first(lambda a: a.update(image_id="a.png")), None),
     "a category_id that is a name": (first(lambda a: a.update(category_id="cat")), None),
     "image id of two files": (change(lambda c: c["images"][1].update(id=1)), None),

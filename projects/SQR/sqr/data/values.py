@@ -69,10 +69,13 @@ def read_name(value: Any) -> str | None:
 
 
 def read_file_name(value: Any) -> str | None:
-    """A file name as it is written: text or an integer; None if it is blank or neither."""
+    """A file name as it is written: text or an integer; None if it is blank or neither. What is half a character, which
+    no file can be written with, is replaced."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_ID:
         value = str(value)
-    return value if isinstance(value, str) and value.strip("\ufeff \t\r\n") else None
+    if not isinstance(value, str) or not value.strip("\ufeff \t\r\n"):
+        return None
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_box(value: Any) -> list[float] | None:
