@@ -138,9 +138,15 @@ def naive(decoder, initial: QueryState, arguments) -> list[StagePrediction]:
     return [StagePrediction.cat(step) for step in steps]
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_recollection_equals_a_naive_loop_and_never_repeats_the_memory(kind):
-    model = detector(kind, "selective", dropout=0.0).train()  # its masks would be drawn in another order
+PLANS = ["dense", "sampled", {"name": "selective", "start": 3}, [[0], [0, 1], [1, 2], [0, 3]]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan"), [*((kind, "selective") for kind in MODELS), *(("rt_detr_v2", plan) for plan in PLANS)], ids=str
+)
+def test_recollection_equals_a_naive_loop_and_never_repeats_the_memory(kind, plan):
+    model = detector(kind, plan, dropout=0.0).train()  # its masks would be drawn in another order
+    model.decoder.draw_number = 0  # a sampled plan shows its draw 0
     batch, targets = batch_and_targets(model)
     shapes = []
     layer = model.network.model.decoder.layers[-1]
