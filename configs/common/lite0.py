@@ -16,8 +16,24 @@ NAME = "tf_efficientnet_lite0"
 CHANNELS = {"res3": 40, "res4": 112, "res5": 320}
 
 
+def use_lite0(*, model, optimizer):
+    """Put EfficientNet-Lite0 into a quick detector, in place, whatever weights it will get."""
+    features = list(CHANNELS) if "neck" in model.encoder else ["res4"]  # a dense memory has one level, of stride 16
+    model.backbone = L(TimmBackbone)(
+        name=NAME, out_features=features, batch_norm="fixed_stats", freeze_at=3, channels_last=True
+    )
+    if "neck" in model.encoder:
+        model.encoder.neck.in_channels = CHANNELS
+    else:
+        model.encoder.in_feature = "res4"
+        model.encoder.in_channels = CHANNELS["res4"]
+    model.pixel_mean = [127.0, 127.0, 127.0]
+    model.pixel_std = [128.0, 128.0, 128.0]
+    optimizer.params.lr_multipliers.backbone = 0.25
+
+
 def start_from_lite0(*, model, optimizer, train, shapes_decoder=False):
-    """Put EfficientNet-Lite0 into a quick detector, in place.
+    """Put EfficientNet-Lite0 and its weights into a quick detector, in place.
 
     Args:
         shapes_decoder: take everything else from the model zoo's shapes model, whose encoder and decoder the detector
@@ -31,16 +47,5 @@ def start_from_lite0(*, model, optimizer, train, shapes_decoder=False):
         train.init_checkpoint = SHAPES
         train.init_modules = [] if shapes_decoder else ["backbone"]
         return
-    features = list(CHANNELS) if "neck" in model.encoder else ["res4"]  # a dense memory has one level, of stride 16
-    model.backbone = L(TimmBackbone)(
-        name=NAME, out_features=features, batch_norm="fixed_stats", freeze_at=3, channels_last=True
-    )
-    if "neck" in model.encoder:
-        model.encoder.neck.in_channels = CHANNELS
-    else:
-        model.encoder.in_feature = "res4"
-        model.encoder.in_channels = CHANNELS["res4"]
-    model.pixel_mean = [127.0, 127.0, 127.0]
-    model.pixel_std = [128.0, 128.0, 128.0]
-    optimizer.params.lr_multipliers.backbone = 0.25
+    use_lite0(model=model, optimizer=optimizer)
     train.init_checkpoint = f"timm://{NAME} + {SHAPES}" if shapes_decoder else f"timm://{NAME}"
