@@ -35,7 +35,7 @@ SHORT = "train.max_iter=2 train.eval_period=0 dataloader.train.total_batch_size=
 SHORTER = {
     r"benchmark\.py train ": "--variants sequential selective",
     r"benchmark\.py memory ": "model.decoder.stages.num_stages=2",
-    r"export .*\.onnx": "'model.decoder.inference_plan={name: sequential, stages: 1}'",
+    r"export .*\.onnx": "--opts 'model.decoder.inference_plan={name: sequential, stages: 1}'",
 }
 # imported once for all commands, beside the commands' own modules
 PRELOADED = ("matplotlib.pyplot", "torch.utils.tensorboard", "sqr.detectors.deformable_detr", "sqr.data.transforms")

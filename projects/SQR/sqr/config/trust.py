@@ -1,4 +1,4 @@
-"""What a config may call when it comes from a YAML file, which is data and not code.
+"""What a YAML config, which is data and not code, may call.
 
 ``_target_`` names in YAML must lie in the model, data, optimizer and evaluation modules of this package, Detectron2,
 PyTorch and torchvision, or in a package that the user names with ``--allow-target`` (or the environment variable
@@ -22,7 +22,7 @@ VARIABLE = "SQR_ALLOW_TARGETS"
 
 _PACKAGES = ("sqr", "detectron2", "torch", "torchvision", "fvcore")
 
-# Modules that *define* what may be called, and what they contain.
+# Modules that *define* what may be called, with their submodules.
 _MODULES = (
     *(f"sqr.{name}" for name in ("adapters", "classification", "criterion", "data", "decoder", "detectors", "layers")),
     *(f"sqr.{name}" for name in ("matcher", "meta_arch", "postprocessing", "recollection", "structures", "targets")),
@@ -36,12 +36,12 @@ _NOT_MODULES = ("sqr.data.check", "sqr.data.shapes", "detectron2.data.datasets")
 
 
 def allow_targets(*names: str) -> None:
-    """Let YAML configs call what these packages, modules or dotted names hold, in this process and its children."""
+    """Allow YAML configs to call these packages, modules or functions, in this process and its children."""
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_allowed_by_user(), *names]))
 
 
 def trusted_target(name: Any, where: str) -> Any:
-    """The callable of a name in a YAML config.
+    """Resolve a name in a YAML config to its callable.
 
     Args:
         name: as written there.

@@ -18,7 +18,7 @@ _BATCH_NORM = nn.modules.batchnorm._NormBase
 
 
 class LibraryBackbone(Backbone):
-    """What the two have in common: maps by name, batch norm, frozen layers.
+    """Base class: named maps, batch norm, frozen layers.
 
     Maps are named after their strides, as Detectron2's ResNets name them: ``res2`` has stride 4, ``res3`` 8, ``res4``
     16, ``res5`` 32. Weights come from a checkpoint (``train.init_checkpoint``): the constructor never fetches any.
