@@ -206,8 +206,8 @@ def _check_auxiliary_size(num_queries: int, repeated: Targets, times: int) -> No
 
 
 def average_over_processes(count: int, device: torch.device) -> Tensor:
-    """A count averaged over all processes: a scalar tensor, never read back to the host."""
-    total = torch.full((), float(count), device=device)  # not torch.tensor, whose upload waits for the device
+    """A count averaged over all processes: a scalar tensor that is not read back to the host."""
+    total = torch.full((), float(count), device=device)  # not torch.tensor, whose upload synchronizes with the device
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()

@@ -259,7 +259,7 @@ class CocoReader:
             self.record.note("bad_area", file, f"{label}: area {str(value)[:40]} of the box {shown_box(box)}")
         return full
 
-    # ------------------------------------------------------------------ the whole split
+    # ------------------------------------------------------------------ the whole split split
 
     def _keep(self, unchanged: bool) -> None:
         self.record.as_is = self.record.as_is and unchanged

@@ -115,7 +115,7 @@ def _corners(cell: dict[str, str]) -> list[float | str | None]:
 
 
 def _placed(finder: ImageFinder, table: str, name: str) -> str:
-    """An image's path below the root: as it stands, beside the table, or in a folder called after the split."""
+    """An image's path below the root: as given, beside the table, or in a folder named after the split."""
     beside = os.path.relpath(os.path.dirname(table), finder.folder)
     split = _split_of(finder.folder, table) or "train"
     folders = [f for alias in SPLIT_FOLDERS.get(split, ()) for f in (alias, f"images/{alias}", f"{alias}/images")]

@@ -70,7 +70,7 @@ def parse_cvat(path: str, root: str, subset: str) -> Parsed:
 
 
 def _placed(finder: ImageFinder, name: str, subset: str | None) -> str:
-    """Where CVAT's archive puts an image."""
+    """The path of an image in CVAT's archive."""
     return finder.first(name, ("", "images", os.path.join("images", subset or "")))
 
 

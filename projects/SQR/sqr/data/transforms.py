@@ -128,7 +128,7 @@ def training_augmentations(
             small datasets benefit from it.
         crop_resize: shortest edges before the crop; None takes DETR's proportions of the largest
             ``min_size``, which are (400, 500, 600) for 800.
-        crop_sides: shortest and longest side of the window, in pixels; None likewise, (384, 600) for 800.
+        crop_sides: shortest and longest side of the window, in pixels; None likewise scales DETR's (384, 600) for 800.
         crop_max_size: longest allowed length of the longest edge before the crop; None, as DETR, limits only strips of
             more than 20 to 1.
         pixel_transforms: for :class:`PixelTransforms`, at the end.

@@ -12,7 +12,7 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # spaces of no width, and the byte order mark
-LARGEST_ID = 2**63 - 1  # what NumPy, and with it COCO's evaluation, can hold
+LARGEST_ID = 2**63 - 1  # the largest integer of NumPy and thus of COCO's evaluation
 
 
 def read_id(value: Any) -> int | str | None:

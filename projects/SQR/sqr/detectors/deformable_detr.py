@@ -61,8 +61,9 @@ class ProposalQueries(nn.Module):
 
     As published, tokens are ranked by the logit of class 0, proposals are trained with every object as class 0, and
     references and positions are detached from them. (Officially the heads start from the values of the stages' heads,
-    here from a draw of their own.) Tokens that cannot propose compete by the score of a zero feature,
-    as published, unless the encoder ignores padding: then they come last, since their number grows with the padding.
+    here from a draw of their own.) Invalid tokens are ranked by the score of a zero feature,
+    as published, unless the encoder ignores padding: then they are ranked last, since their number grows with the
+    padding.
 
     Args:
         num_queries: ``Q``, proposals kept per image.

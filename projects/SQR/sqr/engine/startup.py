@@ -76,7 +76,7 @@ def record_config(cfg: DictConfig) -> None:
 
 
 def describe(cfg: DictConfig) -> dict[str, object]:
-    """What a checkpoint says of its run, enough to predict with the file: the recorded config and the class names."""
+    """What a checkpoint stores about its run, sufficient for prediction: the recorded config and the class names."""
     text = (Path(cfg.train.output_dir) / "config.yaml").read_text()
     return {"config": text, "class_names": class_names(cfg) or []}
 

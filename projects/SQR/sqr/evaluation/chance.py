@@ -2,8 +2,8 @@
 
 Both look for *some* earlier stage that was better, with the ground truth deciding which. They are therefore large even
 if stages differ only by noise: the best of six equal coins looks like a good coin. The chance level keeps everything
-about the detections (their last scores, their boxes at every stage, what they were matched to, how much scores move between
-stages) but gives each the *score changes of another one* with a similar last score that is present at the same
+about the detections (their last scores, their boxes at every stage, what they were matched to, how much scores move
+between stages) but gives each the *score changes of another one* with a similar last score that is present at the same
 stages. Changes then keep their sizes and their dependence on the score, but are unrelated to whether this detection is
 right. The excess above this level is what earlier stages know and the last one does not.
 """
