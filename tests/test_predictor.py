@@ -188,9 +188,9 @@ def test_from_run_takes_the_names_and_the_last_checkpoint(tmp_path, path, predic
     assert_same(run(path), predictor(path, score_threshold=0.2), atol=1e-5)
     data = torch.load(tmp_path / "model_final.pth", weights_only=True)
     with pytest.raises(UserError, match="does not say which model it is of: name the config too"):
-        Predictor.from_checkpoint(tmp_path / "model_final.pth")
+        Predictor(tmp_path / "model_final.pth")
     torch.save({**data, "about": {"config": (tmp_path / "config.yaml").read_text()}}, tmp_path / "moved.pth")
-    moved = Predictor.from_checkpoint(tmp_path / "moved.pth", device="cpu", score_threshold=0.2)
+    moved = Predictor(tmp_path / "moved.pth", device="cpu", score_threshold=0.2)
     assert moved.class_names == tuple(names)
     assert_same(moved(path), run(path))
     with pytest.raises(UserError, match=r"model_best.pth: no such checkpoint; there are: model_final.pth"):

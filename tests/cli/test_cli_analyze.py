@@ -45,7 +45,8 @@ def test_from_stored_predictions(stored, capsys):
     last = next(r for r in rows if (r["section"], r["item"], r["metric"]) == ("ap", "stage 3", "AP"))
     assert float(last["value"]) == summary["stages"][-1]["AP"]
     assert {p.name for p in (out / "figures").glob("*.png")} == {
-        "ap_by_stage.png", "best_stage.png", "by_stage.png", "rates.png", "trajectories.png",
+        "ap_by_stage.png", "best_stage.png", "by_stage.png", "confusion.png", "f1.png", "precision_recall.png",
+        "rates.png", "trajectories.png",
     }  # fmt: skip
 
 

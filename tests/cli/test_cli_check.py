@@ -304,7 +304,9 @@ def test_the_cleaned_copy_can_be_trained_on(tmp_path, capsys):
     assert not (fixed / "train/b.png").samefile(root / "train/b.png")
     turned_over = np.asarray(Image.open(fixed / "train/c.png"))
     np.testing.assert_array_equal(turned_over, np.asarray(Image.open(root / "train/c.png"))[::-1, ::-1])
-    assert "5 images (3 re-encoded, 1 left out)" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "5 images (3 re-encoded, 1 left out)" in err
+    assert out.endswith(f" data.root={fixed} train.output_dir=output/mine\n")
 
 
 def test_a_yolo_folder_becomes_a_coco_one_and_names_stay_apart(tmp_path):

@@ -9,8 +9,12 @@ import torch
 
 from export_models import export_model
 from helpers import ROOT
+from sqr import Predictor
+from sqr.cli import export
 from sqr.cli.export import main
-from sqr.export import DeployedDetector, largest_difference
+from sqr.cli.options import export_parser
+from sqr.data.shapes import CLASSES
+from sqr.export import OUTPUTS, DeployedDetector, largest_difference
 from sqr.export.verification import SIZES
 
 CONFIG = """
@@ -43,11 +47,17 @@ def test_a_program_is_written_and_checked(model_options, tmp_path, capsys):
     static = ["--static", "--batch", "1", "--size", "64", "96"]
     assert main(["--output", str(path), *model_options, "--reference", "--outputs", "raw", *static]) == 0
     said = capsys.readouterr().out
+    assert "tracing 1 x 3 x 64 x 96, batch 1, 64 x 96;" in said
     assert f"{path}: torch.export program, batch 1, 64 x 96, outputs logits, boxes" in said
     difference = re.search(r"run by PyTorch on 1 x 3 x 64 x 96: differs from the model by at most (\S+)", said)
     assert float(difference[1]) < 1e-4
     targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
     assert any("grid_sampler" in t for t in targets) and not any("sqr." in t for t in targets)
+
+
+def test_the_help_lists_every_kind_of_outputs():
+    (action,) = (a for a in export_parser()._actions if a.dest == "outputs")
+    assert action.choices == tuple(OUTPUTS)
 
 
 def test_a_file_that_differs_is_an_error(model_options, tmp_path, capsys, monkeypatch):
@@ -65,6 +75,13 @@ def test_a_file_that_differs_is_an_error(model_options, tmp_path, capsys, monkey
     ]
     assert main(options) == 1
     assert "differs by more than 0.001 from the model" in capsys.readouterr().err
+
+
+def test_what_a_file_says_of_its_model():
+    name = "quick/sqr_deformable_detr_shapes"
+    said = export._metadata(Predictor.from_zoo(name, device="cpu"), name)
+    assert said["config"] == name and said["class_names"][0] == CLASSES[0] and said["input_format"] == "RGB"
+    assert (said["min_size"], said["max_size"]) == (128, 128) and len(said["pixel_mean"]) == len(said["pixel_std"]) == 3
 
 
 @pytest.mark.parametrize("outputs", ["detections", "raw"])

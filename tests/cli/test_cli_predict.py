@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sqr import Predictor
@@ -152,7 +153,16 @@ def test_options_name_the_model(images, tmp_path, quick, capsys):
     )
     assert quick[0][:2] == (NAME, "zoo") and quick[1][:2] == ("quick/detr_shapes", "a.pth")
     assert quick[1][2]["overrides"] == ["data.max_size=99"]
+    about = {"config": "model: {num_classes: 7}", "class_names": []}  # what a training stores in its checkpoints
+    torch.save({"model": {"a": torch.zeros(1)}, "about": about}, tmp_path / "own.pth")
+    main([image, *out, "--weights", str(tmp_path / "own.pth")])
+    assert quick[2][0].model.num_classes == 7 and quick[2][1] == str(tmp_path / "own.pth")
+    main([image, *out, "--weights", f"zoo://{NAME}"])
+    assert quick[3][:2] == (NAME, f"zoo://{NAME}")
+    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "bare.pth")
     capsys.readouterr()
+    assert main([image, *out, "--weights", str(tmp_path / "bare.pth")]) == 1
+    assert "bare.pth does not say which model it is of: name the config too" in capsys.readouterr().err
     assert main(["--input", image, *out, "--run", str(tmp_path / "run")]) == 1
     assert "not the output folder of a training" in capsys.readouterr().err
     assert main(["--input", image, *out, "--run", str(tmp_path), "--config-file", "quick/detr_shapes"]) == 2

@@ -62,6 +62,16 @@ def config(root, **values):
     return OmegaConf.create({"data": {**data, **values}})
 
 
+def test_voc_lists_name_images_with_spaces_endings_and_flags(tmp_path):
+    root = build.write_voc(tmp_path / "set")
+    (root / "JPEGImages/a.png").rename(root / "JPEGImages/a 1.png")
+    annotation = root / "Annotations/a.xml"
+    (root / "Annotations/a 1.xml").write_text(annotation.read_text().replace("a.png", "a 1.png"))
+    annotation.unlink()
+    (root / "ImageSets/Main/train.txt").write_text("a 1\nb.png\nc  1\n")
+    assert list(loaded(root, "train")) == ["a 1.png", "b.png", "c.png"]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_dataset(layout, tmp_path):
     root = LAYOUTS[layout](tmp_path / "set")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sqr.evaluation import analyze, compare, write_report
+from sqr.evaluation import analyze, compare, write_figures, write_report
 from sqr.evaluation.ground_truth import load_coco
 from sqr.evaluation.synthetic import synthetic_dataset, synthetic_predictions
 
@@ -28,7 +28,9 @@ def pages(tmp_path_factory):
     coco = load_coco(data)
     models = [analyze(synthetic_predictions(data, rng, num_stages=STAGES, num_queries=40), coco) for _ in range(2)]
     outcome = compare(*models, names=("base", "SQR"), resamples=5)
-    one = write_report(directory / "one.html", {"base": models[0]}, image_root=directory)
+    models[0].predictions.details = "output/base/model_best.pth, 2026-01-02 03:04, sqr analyze --run output/base"
+    drawn = write_figures({"base": models[0]}, directory / "figures", formats=["png"])
+    one = write_report(directory / "one.html", {"base": models[0]}, image_root=directory, pictures=drawn)
     two = write_report(
         directory / "two.html",
         dict(zip(("base", "SQR"), models, strict=True)),
@@ -122,6 +124,12 @@ def test_cards_and_tables_show_the_analysis(page, pages):
     rate = analysis.summary()["rates"][0]["fading"]["rate"]
     assert cards["TP fading, IoU 0.5"].replace("\u00a0", " ") == f"{rate:.1f} %"
     assert len(texts(browser, "#class-table tbody tr")) == 4
+    assert texts(browser, "header .details") == [analysis.predictions.details]
+    best = analysis.summary()["operating_points"]["by_class"][1]
+    row = texts(browser, "#class-table tbody tr:nth-child(2) td")
+    assert f"{best['threshold']:.2f}" in row and f"{best['f1']:.2f}" in row
+    shown = browser.execute_script("return [...document.querySelectorAll('#pictures img')].map(i => i.naturalWidth)")
+    assert len(shown) == 3 and min(shown) > 300
 
 
 def test_stepping_through_the_stages(page):
@@ -214,6 +222,9 @@ def test_two_models_stand_side_by_side(page, pages):
     browser = page("two")
     assert len(browser.find_elements("css selector", ".pane")) == 2
     assert [t.split(":")[0] for t in texts(browser, ".pane p")] == ["base", "SQR"]
+    browser.set_window_size(760, 900)
+    table = find(browser, "#comparison .scroll")
+    assert table.get_property("scrollWidth") <= table.get_property("clientWidth")
     assert len(texts(browser, "#comparison tbody tr")) == len(document_of(pages["two"])["comparison"]["rows"])
 
 

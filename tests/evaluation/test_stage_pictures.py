@@ -90,7 +90,7 @@ def test_figures_are_written_and_bars_are_as_high_as_the_rates(tmp_path):
     coco = load_coco(data)
     two = {n: analyze(synthetic_predictions(data, rng, num_stages=3, num_queries=30), coco) for n in ("base", "SQR")}
     paths = write_figures(two, tmp_path, formats=("svg",))
-    assert len(paths) == 5
+    assert len(paths) == 8
     assert all(p.stat().st_size > 5000 for p in paths)
     bars = draw_rates(two).axes[0].patches
     tops = sorted(round(b.get_y() + b.get_height(), 6) for b in bars if b.get_hatch() == "....")

@@ -8,7 +8,8 @@
 - ``root``: folder of a whole dataset, in a layout that ``sqr.data.find_dataset`` knows (docs/custom_data.md).
 - ``train`` and ``val``: which ``split`` of the root each is; or ``annotations`` (COCO json) and ``images`` (folder),
   which win over the root; or, without both, ``name`` (registered with Detectron2).
-- ``num_classes``: null follows the data; a number that differs from the data is an error before training.
+- ``num_classes``: null follows the data, as an override of where the data is does; a number that differs from the data
+  is an error before training.
 - ``class_names``: filled in from the data, for the saved config.
 - ``min_size_train``: shortest edges in pixels, one drawn for each image; ``min_size_test``: the one of
   evaluation.

@@ -4,7 +4,7 @@ from .coco import data, dataloader
 
 data.train.name = "shapes_train"
 data.val.name = "shapes_val"
-data.num_classes = None
+data.num_classes = 6
 data.min_size_train = [104, 112, 120, 128]
 data.min_size_test = 128  # with max_size: the images as they are
 data.max_size = 128

@@ -16,9 +16,8 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
-from .checkpoint.files import read_about
+from .checkpoint.files import stored_config
 from .config import default_device, load_run_config
-from .config.yaml_files import parse_yaml_config
 from .data.image_inputs import COLORS, ImageLike, as_pixels, is_single_image
 from .data.layouts import CocoSplit
 from .data.prepared import prepare_split
@@ -47,27 +46,43 @@ class Predictor:
     - a tensor ``(3, height, width)``, uint8, RGB as ``torchvision.io`` reads it.
 
     Args:
+        checkpoint: of a training (``output/mine/model_best.pth``, possibly followed by ``@ema``): the file holds the
+            config, which is read as data, and the class names. Other models come with ``model``, ``mapper`` and
+            ``class_names``, or from :meth:`from_run`, :meth:`from_config` and :meth:`from_zoo`.
         model: a trained detector; it is switched to evaluation.
         mapper: the test mapper, a Detectron2 ``DatasetMapper`` or one with its ``augmentations`` and ``image_format``.
         class_names: ``K`` names.
+        overrides: of a checkpoint's config, such as ``data.min_size_test=640``.
+        device: of a checkpoint's model; the first GPU if there is one when None.
         score_threshold: leave out detections of a lower score; None is 0.3, or 0 with ``as_evaluated``.
         batch_size: images that go through the model together.
         as_evaluated: return what an evaluation sees: the model's own selection of pairs of query and class, so that a
             query can be several detections, boxes not clipped.
+
+    Raises:
+        UserError: the checkpoint cannot be read or holds no config.
     """
 
     def __init__(
         self,
+        checkpoint: str | os.PathLike | None = None,
         *,
-        model: nn.Module,
-        mapper: object,
-        class_names: Sequence[str],
+        model: nn.Module | None = None,
+        mapper: object = None,
+        class_names: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+        device: str | None = None,
         score_threshold: float | None = None,
         batch_size: int = 1,
         as_evaluated: bool = False,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        if (checkpoint is None) == (model is None):
+            raise TypeError("Predictor takes a checkpoint, or a model with its mapper and class_names")
+        if checkpoint is not None:
+            checkpoint = os.fspath(checkpoint)
+            model, mapper, class_names = _load(stored_config(checkpoint), checkpoint, overrides, device)
         for name in ("augmentations", "image_format"):
             if not hasattr(mapper, name):
                 raise ValueError(f"the test mapper, a {type(mapper).__name__}, has no {name}; use a DatasetMapper")
@@ -104,19 +119,10 @@ class Predictor:
         Raises:
             UserError: no such config or checkpoint, weights that do not fit, or a bad override.
         """
-        with as_user_error(ValueError, OSError):
-            cfg = load_run_config(
-                config if isinstance(config, DictConfig) else os.fspath(config),
-                overrides,
-                needs_data=False,
-                device=device or default_device(),
-                init_checkpoint=os.fspath(checkpoint),
-            )
-            names = class_names_of(cfg)
-        model = load_model(cfg)
+        model, mapper, names = _load(config, checkpoint, overrides, device)
         return cls(
             model=model,
-            mapper=instantiate(cfg.dataloader.test.mapper),
+            mapper=mapper,
             class_names=names,
             score_threshold=score_threshold,
             batch_size=batch_size,
@@ -149,37 +155,6 @@ class Predictor:
         return cls.from_config(
             config,
             path,
-            overrides=overrides,
-            device=device,
-            score_threshold=score_threshold,
-            batch_size=batch_size,
-            as_evaluated=as_evaluated,
-        )
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        checkpoint: str | os.PathLike,
-        *,
-        overrides: Sequence[str] = (),
-        device: str | None = None,
-        score_threshold: float | None = None,
-        batch_size: int = 1,
-        as_evaluated: bool = False,
-    ) -> Predictor:
-        """The model of a checkpoint that a training wrote, by the config stored in the file, which is read as data.
-
-        Args:
-            checkpoint: such as ``output/mine/model_best.pth``, possibly followed by ``@ema``.
-            overrides, device, score_threshold, batch_size, as_evaluated: as :meth:`from_config`.
-
-        Raises:
-            UserError: the file holds no config, or as :meth:`from_config`.
-        """
-        checkpoint = os.fspath(checkpoint)
-        return cls.from_config(
-            parse_yaml_config(read_about(checkpoint)["config"], checkpoint),
-            checkpoint,
             overrides=overrides,
             device=device,
             score_threshold=score_threshold,
@@ -300,6 +275,22 @@ class Predictor:
         self.mapper.augmentations(augmented)
         tensor = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": tensor, "height": height, "width": width}
+
+
+def _load(
+    config: str | os.PathLike | DictConfig, checkpoint: str | os.PathLike, overrides: Sequence[str], device: str | None
+) -> tuple[nn.Module, object, tuple[str, ...]]:
+    """The model with its weights, the test mapper and the class names."""
+    with as_user_error(ValueError, OSError):
+        cfg = load_run_config(
+            config if isinstance(config, DictConfig) else os.fspath(config),
+            overrides,
+            needs_data=False,
+            device=device or default_device(),
+            init_checkpoint=os.fspath(checkpoint),
+        )
+        names = class_names_of(cfg)
+    return load_model(cfg), instantiate(cfg.dataloader.test.mapper), names
 
 
 class ClassNames(list):

@@ -15,9 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ..catalog import SCHEME, get_checkpoint_url
+from ..config.yaml_files import parse_yaml_config
 from ..errors import UserError, as_user_error, one_line
 from ..files import write_atomically
 from ..runs import EMA
@@ -79,6 +81,18 @@ def read_about(source: str) -> dict[str, Any]:
     if not isinstance(about, dict) or not isinstance(about.get("config"), str):
         raise UserError(f"{source} does not say which model it is of: name the config too")
     return about
+
+
+def stored_config(checkpoint: str) -> DictConfig:
+    """The config in a checkpoint that a training wrote, read as data.
+
+    Args:
+        checkpoint: path or address of a ``.pth`` file, possibly with ``@ema``.
+
+    Raises:
+        UserError: as :func:`read_about`, or the config calls what a YAML config may not.
+    """
+    return parse_yaml_config(read_about(checkpoint)["config"], checkpoint)
 
 
 def _fetch(source: str, name: str, hint: str) -> str:

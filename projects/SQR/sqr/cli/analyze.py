@@ -1,4 +1,4 @@
-"""The command line of ``tools/analyze_stages.py``."""
+"""``sqr analyze``, ``sqr compare`` and ``tools/analyze_stages.py``: stage-wise analysis and its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 from torch import nn
 
-from ..config import add_trust_option, load_run_config
+from ..config import load_run_config
 from ..engine import has_weights, load_model
 from ..engine.log_file import setup_logs
 from ..errors import UserError, report_error
@@ -28,9 +28,10 @@ from ..evaluation.report import write_report
 from ..evaluation.stage_strip import write_stage_strips
 from ..evaluation.synthetic import synthetic_dataset, synthetic_predictions
 from ..evaluation.table_output import format_summary
-from ..files import write_json, write_text
-from ..runs import run_files
+from ..files import read_rows, write_json, write_text
 from .launching import run_command
+from .model_choice import chosen_model
+from .options import analysis_parser, compare_parser
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if run is not None:
             return run(argv[1:])
-        args = _analysis_parser().parse_intermixed_args(argv)
-        if args.run and not args.config_file:
-            args.config_file, weights = run_files(args.run, args.weights)
+        args = analysis_parser().parse_intermixed_args(argv)
+        if bool(args.run or args.config_file or args.weights) == bool(args.from_predictions):
+            raise ValueError("give either --run or --config-file or --weights (to run a model), or --from-predictions")
+        if args.from_predictions:
+            return run_predictions(args)
+        if args.run or args.weights:
+            args.name = args.name or Path(args.run or args.config_file or args.weights).stem
+            args.config_file, weights = chosen_model(args)
             args.opts = [f"train.init_checkpoint={weights}", *args.opts]
-            args.name = args.name or f"{Path(args.run).name} {Path(weights).name}"
-        elif args.weights:
-            args.opts = [f"train.init_checkpoint={args.weights}", *args.opts]
-        if bool(args.config_file) == bool(args.from_predictions):
-            raise ValueError("give either --run or --config-file (to run a model) or --from-predictions")
-        return run_config(args) if args.config_file else run_predictions(args)
+        return run_config(args)
     except (ValueError, FileNotFoundError) as error:
         return report_error(error)
     except KeyboardInterrupt:
@@ -78,7 +79,10 @@ def analyze_config(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if result is not None:
         image_root = args.images or image_root_of(dataset_name_of(cfg))
-        publish(result, args.output, image_root=image_root, report=not args.no_report, strips=args.strips)
+        publish(
+            result, args.output, image_root=image_root, metrics=metrics_of(cfg), report=not args.no_report,
+            strips=args.strips,
+        )  # fmt: skip
     if interrupted:
         raise KeyboardInterrupt
 
@@ -158,40 +162,43 @@ def analyze_and_publish(
         The report's path; None on all but the main process.
     """
     result, _ = analyze_model(cfg, model, output_dir, source=name)
-    return None if result is None else publish(result, output_dir, image_root=image_root_of(dataset_name_of(cfg)))
+    if result is None:
+        return None
+    return publish(result, output_dir, image_root=image_root_of(dataset_name_of(cfg)), metrics=metrics_of(cfg))
 
 
 def publish(
-    result: StageAnalysis, output: str | Path, *, image_root: str | None, report: bool = True, strips: int = 6
+    result: StageAnalysis,
+    output: str | Path,
+    *,
+    image_root: str | None,
+    metrics: str | Path | None = None,
+    report: bool = True,
+    strips: int = 6,
 ) -> Path | None:
-    """Print the tables, draw the figures and stage strips, write the report; returns the report's path."""
+    """Print the tables, draw the figures and stage strips, write the report; returns the report's path.
 
+    ``metrics`` is the ``metrics.json`` of the training, whose curves are drawn where it exists.
+    """
     output = Path(output)
     print(format_summary(result.summary()))
     name = result.predictions.source or "model"
-    write_figures({name: result}, output / "figures")
+    rows = read_rows(metrics) if metrics else ()
+    pictures = write_figures({name: result}, output / "figures", metrics=rows)
     if image_root:
         write_stage_strips(result, output / "figures", image_root=image_root, count=strips)
     print(f"\nNumbers:  {output / 'stage_analysis.json'}, {output / 'stage_analysis.csv'}")
     print(f"Figures:  {output / 'figures'}")
     if not report:
         return None
-    path = write_report(output / "report.html", {name: result}, image_root=image_root)
+    path = write_report(output / "report.html", {name: result}, image_root=image_root, pictures=pictures)
     print(f"Report:   {path}")
     return path
 
 
 def run_compare(argv: Sequence[str]) -> int:
     """``compare A B``: two runs side by side, from their stored predictions."""
-    parser = argparse.ArgumentParser(description=run_compare.__doc__)
-    parser.add_argument("first", help="output directory of an analysis (with its predictions)")
-    parser.add_argument("second")
-    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them")
-    parser.add_argument("--resamples", type=int, default=200, help="bootstrap draws of the images (0: no intervals)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    _add_common(parser)
-    args = parser.parse_args(argv)
-
+    args = compare_parser().parse_args(argv)
     results, roots = [], []
     for n, path in enumerate((args.first, args.second)):
         result, root = load_and_analyze(
@@ -208,10 +215,12 @@ def run_compare(argv: Sequence[str]) -> int:
     write_text(output / "comparison.md", table + "\n")
     print(table)
     by_name = dict(zip(names, results, strict=True))
-    write_figures(by_name, output / "figures")
+    pictures = write_figures(by_name, output / "figures")
     print(f"\nNumbers:  {output / 'comparison.json'}, {output / 'comparison.md'}\nFigures:  {output / 'figures'}")
     if not args.no_report:
-        path = write_report(output / "report.html", by_name, image_root=roots[0] or roots[1], comparison=outcome)
+        path = write_report(
+            output / "report.html", by_name, image_root=roots[0] or roots[1], comparison=outcome, pictures=pictures
+        )
         print(f"Report:   {path}")
     return 0
 
@@ -241,47 +250,6 @@ def run_benchmark(argv: Sequence[str]) -> int:
     return 0
 
 
-def _analysis_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Stage-wise analysis of a query-based detector. Other commands: compare, benchmark.",
-    )
-    parser.add_argument("--config-file", default="", help="a config file or a name of the model zoo")
-    parser.add_argument("--run", metavar="DIR", help="output folder of a training, in place of a config")
-    parser.add_argument("--weights", help="checkpoint to analyze; with --run a file in it, the last one by default")
-    parser.add_argument(
-        "--from-predictions",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="a directory of predictions, or COCO result files, one a stage, first stage first",
-    )
-    parser.add_argument("--name", help="what to call the model in tables and the report")
-    parser.add_argument(
-        "--clip-boxes",
-        action="store_true",
-        help="clip boxes to the image before the rates, as the released code does for Deformable DETR",
-    )
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0)
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{20000 + os.getpid() % 20000}")
-    add_trust_option(parser)
-    parser.add_argument("opts", nargs="*", help="overrides of the config, key=value")
-    _add_common(parser)
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, help="directory for everything that is written")
-    parser.add_argument("--annotations", help="COCO annotation file, where the predictions do not know it")
-    parser.add_argument("--images", help="folder of the images, for the report's galleries")
-    parser.add_argument("--ious", type=float, nargs="+", default=list(RATE_IOUS), help="IoU thresholds of the rates")
-    parser.add_argument("--epsilons", type=float, nargs="+", default=list(EPSILONS), help="margins of marginal cases")
-    parser.add_argument("--partial", action="store_true", help="evaluate on the predicted images only")
-    parser.add_argument("--strips", type=int, default=6, help="images to draw stage strips of; needs the images")
-    parser.add_argument("--no-report", action="store_true", help="do not write report.html")
-
-
 def _annotation_file(path: str | None, source: str) -> str:
     if not path:
         raise ValueError(f"{source} does not say what it was predicted for: give --annotations FILE")
@@ -293,6 +261,11 @@ def _annotation_file(path: str | None, source: str) -> str:
 def image_root_of(dataset_name: str) -> str | None:
     """The folder of a registered dataset's images, if its metadata says so."""
     return getattr(MetadataCatalog.get(dataset_name), "image_root", None) or None
+
+
+def metrics_of(cfg: DictConfig) -> Path:
+    """Where the training of a config's weights left its numbers: beside them."""
+    return Path(cfg.train.init_checkpoint).parent / "metrics.json"
 
 
 def _distinct(names: Sequence[str], fallback: Sequence[str]) -> tuple[str, str]:

@@ -1,11 +1,11 @@
 """Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
 
-    benchmark.py ops
-    benchmark.py loss
-    benchmark.py train --config-file deformable_detr/deformable_detr_r50_50ep
-    benchmark.py infer --config-file deformable_detr/deformable_detr_r50_50ep
-    benchmark.py memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
-    benchmark.py evaluation
+    sqr bench ops
+    sqr bench loss
+    sqr bench train --config-file deformable_detr/deformable_detr_r50_50ep
+    sqr bench infer --config-file deformable_detr/deformable_detr_r50_50ep
+    sqr bench memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
+    sqr bench evaluation
 
 Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
 and in this one in turn, and prints the ratios of old to new.
@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmarks import against, evaluation, infer, loss, memory, ops, train
-from ..config import add_trust_option
 from ..errors import UserError, report_error
 from ..files import write_json
+from .options import add_trust_option
 
 # name: its module, and a line for the list of commands
 BENCHMARKS = {

@@ -1,10 +1,11 @@
-"""The command line of ``tools/check_dataset.py``."""
+"""``sqr check`` and ``tools/check_dataset.py``: what is in a dataset and what is wrong with it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -72,6 +73,10 @@ def _run(args: argparse.Namespace) -> int:
         (folder / "fix.json").write_text(json.dumps(asdict(summary), indent=1))
         if failing:
             print(report_text(copy, examples=args.examples), file=sys.stderr)
+    root = args.fix or args.path
+    if not failing and not args.json and os.path.isdir(root):
+        config = "quick/finetune_sqr_deformable_detr"
+        print(f"Next:\n  sqr train {config} data.root={shlex.quote(root)} train.output_dir=output/mine")
     return int(failing)
 
 

@@ -1,4 +1,4 @@
-"""The command line of ``tools/convert_checkpoint.py``."""
+"""``sqr convert`` and ``tools/convert_checkpoint.py``: checkpoints between layouts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ..checkpoint.conversion import num_stages
 from ..checkpoint.files import read_weights, write_weights
 from ..checkpoint.loading import place_weights
 from ..checkpoint.shrink import last_stage_alone, looped_config, trains_the_loop
-from ..config import add_trust_option, editable, load_run_config, save_config
+from ..config import editable, load_run_config, save_config
 from ..engine import build_model
 from ..errors import UserError, as_user_error, report_error
 from ..recollection import Plan
+from .options import add_trust_option
 
 _MEGABYTE = 1e6
 

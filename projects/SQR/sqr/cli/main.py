@@ -1,4 +1,4 @@
-"""The ``sqr`` command: ``sqr COMMAND ...``. Listing the commands imports neither PyTorch nor Detectron2."""
+"""The ``sqr`` command: ``sqr COMMAND ...``. Lists and the main commands' help load neither PyTorch nor Detectron2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+
+from .options import PARSERS
 
 # command: its module, arguments put in front, and a line for the list
 COMMANDS = {
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, front, _ = COMMANDS[name]
     sys.argv = [f"sqr {name}", *rest]  # what help texts and log files show
+    if name in PARSERS and {"-h", "--help"} & set(rest):
+        PARSERS[name]().print_help()
+        return 0
     if module not in _LIGHT and importlib.util.find_spec("detectron2") is None:
         print(
             "error: Detectron2 is not installed, and is not on PyPI under its name: pip install --no-build-isolation "

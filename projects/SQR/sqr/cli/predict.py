@@ -1,4 +1,4 @@
-"""The command line of ``tools/demo.py``."""
+"""``sqr predict`` and ``tools/demo.py``: detect on images and video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ..errors import UsageError, UserError, one_line, report_error
 from ..predictor import Predictor
 from ..visualization.drawing import draw_detections, draw_stages
 from ..visualization.sources import Video, VideoFile, find_inputs, is_video, opencv
-from .model_choice import add_model_options, chosen_model
+from .model_choice import chosen_model
+from .options import predict_parser
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Results:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (1 where an input failed or an option is wrong, 130 by Ctrl-C)."""
-    args = _parser().parse_args(argv)
+    args = predict_parser().parse_args(argv)
     try:
         return run(args)
     except (UserError, OSError) as error:
@@ -172,29 +173,3 @@ def _counts(instances: Instances, predictor: Predictor) -> str:
     """``3 circle, 1 star``."""
     counts = Counter(instances.pred_classes.tolist())
     return ", ".join(f"{n} {predictor.class_names[label]}" for label, n in counts.most_common()) or "nothing"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Detect on images, folders, videos or a camera; draw and store the detections."
-    )
-    parser.add_argument("inputs", nargs="*", metavar="PATH", help='images, videos, folders, patterns ("photos/*.jpg")')
-    parser.add_argument(
-        "--input", nargs="+", default=[], metavar="PATH", help="the same, as Detectron2's demo takes them"
-    )
-    parser.add_argument("--webcam", type=int, metavar="NUMBER", help="number of a camera, 0 for the first")
-    add_model_options(parser)
-    parser.add_argument(
-        "--output", type=Path, help="folder of the pictures; output/predictions, unless --json or --show"
-    )
-    parser.add_argument("--json", type=Path, help="file for the detections")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="lowest score of a detection; default 0.3")
-    parser.add_argument("--stages", action="store_true", help="also draw the best queries in every decoder stage")
-    parser.add_argument("--queries", type=int, default=3, help="queries to follow with --stages")
-    parser.add_argument(
-        "--show", action="store_true", help="show pictures in a window; any key continues, q ends a video"
-    )
-    parser.add_argument("--video-format", choices=("mp4", "avi"), default="mp4", help="of written videos")
-    parser.add_argument("--max-frames", type=int, default=0, help="stop a video after so many frames")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; the first GPU if there is one")
-    return parser

@@ -1,30 +1,26 @@
-"""Train, resume or evaluate a detector.
-
-    sqr train quick/sqr_deformable_detr_shapes train.output_dir=output/sqr
-    sqr train quick/sqr_deformable_detr_shapes train.output_dir=output/sqr --resume
-    sqr eval --run output/sqr
-    train_net.py --config-file NAME [--resume | --eval-only] [key=value ...]
-
-A config is a file or a name that ``sqr configs ls`` lists. ``key=value`` overrides a key of it, ``+key=value`` adds
-one; a misspelt key is an error. Options and overrides may stand in any order.
-"""
+"""``sqr train``, ``sqr eval`` and ``train_net.py``: train, resume or evaluate a detector."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..config import add_trust_option, load_run_config
+from detectron2.utils import comm
+
+from ..checkpoint.files import stored_config
+from ..config import load_run_config
 from ..engine import evaluate, run_eval_only, setup_run, train
 from ..errors import UsageError, report_error
 from ..runs import run_files
 from .launching import run_command
+from .options import train_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    args = _parser().parse_intermixed_args(argv)
+    args = train_parser().parse_intermixed_args(argv)
     try:
         _settle(args)
     except ValueError as error:
@@ -34,9 +30,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> dict:
     """Train or evaluate in this process; returns the last evaluation's results."""
-    cfg = load_run_config(args.config_file, args.opts, training=not args.eval_only)
+    config = args.config_file
+    if args.eval_only and args.weights and not config:
+        config = stored_config(args.weights)
+    cfg = load_run_config(config, args.opts, training=not args.eval_only)
     setup_run(cfg, args)
-    return run_eval_only(cfg, evaluate) if args.eval_only else train(cfg, args, evaluate)
+    if args.eval_only:
+        return run_eval_only(cfg, evaluate)
+    results = train(cfg, args, evaluate)
+    if comm.is_main_process():
+        print(next_commands(Path(cfg.train.output_dir), evaluated=bool(results)), flush=True)
+    return results
+
+
+def next_commands(folder: Path, *, evaluated: bool) -> str:
+    """What to do with a finished run, as commands to copy."""
+    best = " --weights model_best.pth" if (folder / "model_best.pth").is_file() else ""
+    run = f"--run {shlex.quote(str(folder))}{best}"
+    analysis, model = (shlex.quote(str(folder / name)) for name in ("analysis", "model.onnx"))
+    analyze = [f"sqr analyze {run} --output {analysis}"] if evaluated else []
+    commands = [f"sqr predict PHOTO.jpg {run}", *analyze, f"sqr export {run} --output {model}"]
+    return "\n".join(["Next:", *(f"  {command}" for command in commands)])
 
 
 def _settle(args: argparse.Namespace) -> None:
@@ -54,25 +68,3 @@ def _settle(args: argparse.Namespace) -> None:
         args.config_file = names.pop(0)
     if names:
         raise UsageError(f"override {names[0]!r}: write key=value, as in train.max_iter=1000")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Often wanted: data.root=FOLDER, train.output_dir=DIR, train.max_iter=N, model.decoder.plan=selective, "
-        "optimizer.lr=X, train.device=cpu, train.init_checkpoint=FILE. docs/configs.md describes the keys.",
-    )
-    parser.add_argument("words", nargs="*", metavar="CONFIG | key=value", help="the config, and overrides of its keys")
-    parser.add_argument("--config-file", default="", metavar="CONFIG", help="the config, as an option")
-    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint of train.output_dir")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
-    parser.add_argument("--run", metavar="DIR", help="with --eval-only: output folder of the training to evaluate")
-    parser.add_argument("--weights", help="weights to start from or to evaluate; with --run a file in its folder")
-    add_trust_option(parser)
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs on this machine; on a CPU the processes")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    port = 2**15 + 2**14 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 2**14
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet")
-    return parser

@@ -3,10 +3,9 @@
 from .loading import check_calls, editable, find_config, load_config, name_zoo_checkpoint, save_config
 from .overrides import apply_overrides
 from .settling import default_device, learning_rate_advice, load_run_config, settled_max_iter
-from .trust import add_trust_option, allow_targets
+from .trust import allow_targets
 
 __all__ = [
-    "add_trust_option",
     "allow_targets",
     "apply_overrides",
     "check_calls",

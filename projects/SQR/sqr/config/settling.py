@@ -64,6 +64,7 @@ def load_run_config(
             name_zoo_checkpoint(cfg, name)
         resolve_device(cfg.train.device)
         if cfg.get("data") is not None:
+            _follow_the_data(cfg, overrides)
             if not needs_data and _names_no_data(cfg):
                 cfg.data.num_classes = COCO_CLASSES if cfg.data.num_classes is None else cfg.data.num_classes
             elif needs_data or cfg.data.num_classes is None:
@@ -93,6 +94,17 @@ def _sections_as_expected(config: str | DictConfig) -> Iterator[None]:
         raise UsageError(
             f"{name}: a key is missing or of another kind than expected: {one_line(error)[:300]}"
         ) from error
+
+
+def _follow_the_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Leave the number of classes to the data where overrides name the data and not the number.
+
+    A trained model's config lists the class names; they stay, and are compared with the data.
+    """
+    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    named = any(key == "data.root" or key.endswith((".annotations", ".name")) for key in keys)
+    if named and "data.num_classes" not in keys and cfg.data.get("class_names") is None:
+        cfg.data.num_classes = None
 
 
 def settle_max_detections(cfg: DictConfig) -> None:

@@ -9,7 +9,6 @@ and is not checked.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 from collections.abc import Sequence
@@ -60,20 +59,6 @@ _ROOTS = ("sqr", "fvcore.common", "detectron2.evaluation", *_HOMES_OF_CLASSES)
 def allow_targets(*names: str) -> None:
     """Let YAML configs call what these packages, modules or dotted names hold, in this process and its children."""
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_allowed_by_user(), *names]))
-
-
-def add_trust_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--allow-target``, which takes effect as soon as it is parsed."""
-    parser.add_argument(
-        "--allow-target", action=_AllowTarget, metavar="NAME",
-        help="a package, module or function of yours that a YAML config may call; may be repeated",
-    )  # fmt: skip
-
-
-class _AllowTarget(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: str, option: str | None = None) -> None:
-        allow_targets(values)
-        setattr(namespace, self.dest, values)
 
 
 def trusted_target(name: Any, where: str) -> Any:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -148,10 +148,16 @@ def _image_sets(root: str, files: list[str]) -> dict[str, list[str]]:
         split = _ALIASES.get(os.path.splitext(os.path.basename(path))[0].lower())
         if split and os.path.basename(os.path.dirname(path)) == "Main":
             with open(path, encoding="utf-8-sig", errors="replace") as file:
-                stems = [line.split()[0] for line in file if line.strip()]
+                stems = [_listed(line.strip(), by_stem) for line in file if line.strip()]
             folder = os.path.dirname(files[0])
             splits[split] = [by_stem.get(stem, os.path.join(folder, f"{stem}.xml")) for stem in stems]
     return splits
+
+
+def _listed(line: str, known: Container[str]) -> str:
+    """The name in a line of a list: the whole line, without a file's ending, or the word before VOC's 1 or -1."""
+    word = line.split()[0]
+    return next((stem for stem in (line, os.path.splitext(line)[0], word) if stem in known), word)
 
 
 def _splits(root: str, files: list[str], reader: _Reader, splits: dict[str, list[str]]) -> dict[str, ConvertedSplit]:

@@ -27,6 +27,7 @@ from .ema import EMAHook, ModelEMA
 from .evaluation_hooks import BestCheckpoint, EarlyStopping, EvaluationHistory, EvaluationHook
 from .freezing import freeze
 from .optimizer_state import check_settings
+from .progress import ProgressLine
 from .run_folder import FolderCheck, locked
 from .saving import run_and_save
 from .startup import describe, record_config
@@ -223,7 +224,7 @@ def _train(
             best.check()
         return results
     if comm.is_main_process():
-        trainer.register_hooks([hooks.PeriodicWriter(_writers(cfg), period=cfg.train.log_period)])
+        trainer.register_hooks([hooks.PeriodicWriter(_writers(cfg), period=cfg.train.log_period), ProgressLine()])
     run_and_save(trainer, checkpointer, cfg.train.max_iter)
     return results
 

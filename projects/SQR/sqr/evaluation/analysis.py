@@ -14,6 +14,7 @@ from .average_precision import COCO_IOUS, ClassCurve, class_curves, coco_metrics
 from .chance import DRAWS, Chance, generators
 from .ground_truth import AREA_NAMES, AREA_RANGES, GroundTruth
 from .matching import match
+from .operating_points import IOU, OperatingCurve, confusion_matrix, operating_curve
 from .oracle import oracle_curves, oracle_metrics, oracle_precision, oracle_scores
 from .stage_errors import Cases, StageErrors, find_errors
 from .tables import StagePredictions
@@ -62,6 +63,7 @@ class StageAnalysis:
                 "format": "sqr-stage-analysis",
                 "version": 1,
                 "source": self.predictions.source,
+                "details": self.predictions.details,
                 "images": len(self.gt.image_ids),
                 "objects": int((~self.gt.crowd).sum()),
                 "complete": self.complete,
@@ -69,8 +71,26 @@ class StageAnalysis:
                 "stages": self.stages,
                 "oracle": self._oracle_summary(),
                 "rates": [summarize_errors(e, self.gt, self.epsilons) for e in self.errors],
+                "operating_points": {
+                    "iou": IOU,
+                    "by_class": [curve.best() for curve in self.operating_curves()],
+                    "confusion": self.confusion().tolist(),
+                },
             }
         )
+
+    def operating_curves(self) -> list[OperatingCurve]:
+        """Precision, recall and F1 of the last stage by score threshold, of every class."""
+        return [operating_curve(curve) for curve in self.curves[-1]]
+
+    def confusion(self) -> np.ndarray:
+        """The last stage's confusion matrix, every class at its threshold of the highest F1.
+
+        A query counts once, with its best class, where it is known which query each detection came from.
+        """
+        predictions = self.predictions
+        table = predictions.queries[-1] if len(predictions.queries[-1]) else predictions.detections[-1]
+        return confusion_matrix(table, self.gt, [curve.best()["threshold"] for curve in self.operating_curves()])
 
     def _oracle_summary(self) -> dict | None:
         if self.oracle is None or self.chance is None:
@@ -187,6 +207,7 @@ def align(predictions: StagePredictions, gt: GroundTruth) -> StagePredictions:
         queries=[move(t) for t in predictions.queries],
         detections=[move(t) for t in predictions.detections],
         source=predictions.source,
+        details=predictions.details,
     )
 
 

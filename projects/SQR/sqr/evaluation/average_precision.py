@@ -27,6 +27,7 @@ class ClassCurve:
 
     Attributes:
         image: ``(n,)`` image position.
+        score: ``(n,)`` what they are sorted by.
         rank: ``(n,)`` place among the detections of its image and class, by descending score.
         true: ``(T, A, n)`` bool, matched to an object that counts.
         false: ``(T, A, n)`` bool, unmatched and not ignored.
@@ -35,6 +36,7 @@ class ClassCurve:
     """
 
     image: np.ndarray
+    score: np.ndarray
     rank: np.ndarray
     true: np.ndarray
     false: np.ndarray
@@ -44,9 +46,8 @@ class ClassCurve:
     def within(self, max_dets: int) -> ClassCurve:
         """The curve of at most ``max_dets`` detections per image."""
         keep = self.rank < max_dets
-        return replace(
-            self, image=self.image[keep], rank=self.rank[keep], true=self.true[..., keep], false=self.false[..., keep]
-        )
+        rows = {name: getattr(self, name)[..., keep] for name in ("image", "score", "rank", "true", "false")}
+        return replace(self, **rows)
 
 
 def class_curves(
@@ -92,6 +93,7 @@ def class_curves(
         curves.append(
             ClassCurve(
                 image=detections.image[rows],
+                score=score[rows],
                 rank=matches.rank[rows],
                 true=on_object & ~ignored,
                 false=~on_object & ~ignored,

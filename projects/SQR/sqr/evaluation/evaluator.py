@@ -82,7 +82,7 @@ class StageEvaluator(DatasetEvaluator):
         clip_boxes: clip every query's box to the image before the rates are computed, as the released
             analysis code does for Deformable DETR (and does not for AdaMixer).
         max_dets: see :func:`~sqr.evaluation.analysis.analyze`.
-        source: text that says what was evaluated, kept with the predictions.
+        source, details: texts that say what was evaluated, in short and at length, kept with the predictions.
 
     ``process`` takes outputs of :class:`StageInference`. ``evaluate`` returns ``{"stages": {...}}`` with
     plain floats for Detectron2's logs and keeps everything in :attr:`result`. All images of the dataset
@@ -101,6 +101,7 @@ class StageEvaluator(DatasetEvaluator):
         clip_boxes: bool = False,
         max_dets: int = 100,
         source: str = "",
+        details: str = "",
     ):
         from detectron2.data import MetadataCatalog
 
@@ -121,7 +122,7 @@ class StageEvaluator(DatasetEvaluator):
         self._shard_size = shard_size
         self._clip_boxes = clip_boxes
         self._max_dets = max_dets
-        self._source = source or dataset_name
+        self._source, self._details = source or dataset_name, details
         self.reset()
 
     def reset(self) -> None:
@@ -174,7 +175,7 @@ class StageEvaluator(DatasetEvaluator):
             records = list(itertools.chain(*comm.gather(records, dst=0)))
             if not comm.is_main_process():
                 return OrderedDict()
-        predictions = assemble(records, self._category_ids, source=self._source)
+        predictions = assemble(records, self._category_ids, source=self._source, details=self._details)
         self.result = analyze(
             predictions,
             self._coco,
@@ -199,6 +200,7 @@ class StageEvaluator(DatasetEvaluator):
             "image_root": str(self._image_root),
             "category_ids": self._category_ids,
             "source": self._source,
+            "details": self._details,
         }
 
     def _record(self, image_id: int, stages: ImagePredictions, instances: Sequence[Instances]) -> ImageRecord:

@@ -13,6 +13,7 @@ import numpy as np
 
 from .analysis import StageAnalysis, best_stage_histogram
 from .matching import pair_iou
+from .operating_figures import draw_confusion, draw_f1, draw_precision_recall, draw_training
 from .stage_errors import StageErrors
 
 _STYLES = (
@@ -43,13 +44,19 @@ _RC = {
 
 
 def write_figures(
-    analyses: Mapping[str, StageAnalysis], directory: str | Path, *, formats: Sequence[str] = ("png", "pdf")
+    analyses: Mapping[str, StageAnalysis],
+    directory: str | Path,
+    *,
+    metrics: Sequence[Mapping] = (),
+    formats: Sequence[str] = ("png", "pdf"),
 ) -> list[Path]:
     """Draw every figure for one or more models.
 
     Args:
         analyses: by name; the names label lines and bars. Up to four.
-        directory: where ``ap_by_stage``, ``rates``, ``by_stage``, ``best_stage`` and ``trajectories`` go.
+        directory: where ``ap_by_stage``, ``precision_recall``, ``f1``, ``confusion``, ``rates``, ``by_stage``,
+            ``best_stage``, ``trajectories`` and ``training`` go.
+        metrics: rows of the ``metrics.json`` of the training, for ``training``.
         formats: file name endings that matplotlib knows.
 
     Returns:
@@ -57,7 +64,12 @@ def write_figures(
     """
     import matplotlib
 
-    figures = {"ap_by_stage": draw_ap_by_stage}
+    figures = {
+        "ap_by_stage": draw_ap_by_stage,
+        "precision_recall": draw_precision_recall,
+        "f1": draw_f1,
+        "confusion": draw_confusion,
+    }
     if all(a.errors for a in analyses.values()):
         figures |= {
             "rates": draw_rates,
@@ -69,8 +81,10 @@ def write_figures(
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     with matplotlib.rc_context(_RC):
-        for name, draw in figures.items():
-            figure = draw(analyses)
+        drawn = {name: draw(analyses) for name, draw in figures.items()}
+        if (training := draw_training(metrics)) is not None:
+            drawn["training"] = training
+        for name, figure in drawn.items():
             for ending in formats:
                 paths.append(directory / f"{name}.{ending}")
                 metadata = {"CreationDate": None} if ending == "pdf" else None

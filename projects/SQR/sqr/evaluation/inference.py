@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from ..runs import command_line
 from .analysis import EPSILONS, RATE_IOUS, StageAnalysis
 from .evaluator import StageEvaluator, StageInference
 from .finite_outputs import require_finite_weights
@@ -64,6 +66,7 @@ def analyze_model(
         clip_boxes=clip_boxes,
         max_dets=cfg.dataloader.evaluator.get("max_dets_per_image") or 100,
         source=source,
+        details=f"{cfg.train.init_checkpoint}, {time.strftime('%Y-%m-%d %H:%M')}, {command_line()}",
     )
     require_finite_weights(model)
     try:

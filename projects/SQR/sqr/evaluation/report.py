@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,13 @@ from .tracks import QueryTrack, counterpart, follow, worst_cases
 
 ASSETS = Path(__file__).parent / "assets"
 IMAGE_SIDE = 480
+PICTURES = {
+    "confusion": "Confusion matrix: every class at its threshold of the highest F1, IoU 0.5",
+    "precision_recall": "Precision by recall",
+    "f1": "F1 by score threshold",
+    "training": "Training",
+}
+"""Titles of the figures that a report takes in, by file name."""
 
 
 def write_report(
@@ -29,6 +36,7 @@ def write_report(
     *,
     image_root: str | Path | None = None,
     comparison: Mapping | None = None,
+    pictures: Sequence[str | Path] = (),
     title: str = "Stage-wise analysis",
     max_images: int = 200,
 ) -> Path:
@@ -40,6 +48,8 @@ def write_report(
         image_root: folder that the annotation file's ``file_name`` are relative to; without it (and for images that
             are not there) galleries show boxes on an empty ground.
         comparison: what :func:`~sqr.evaluation.comparison.compare` returned, for intervals.
+        pictures: what :func:`~sqr.evaluation.figures.write_figures` wrote; those that the page does not draw itself
+            (:data:`PICTURES`, PNG) become part of it.
         title: of the page.
         max_images: images in the galleries, at most.
 
@@ -59,6 +69,11 @@ def write_report(
         "comparison": comparison,
         "objectsByClass": np.bincount(first.gt.label[~first.gt.crowd], minlength=len(first.gt.class_names)).tolist(),
         "perImage": per_image_counts(analyses),
+        "pictures": [
+            {"title": PICTURES[path.stem], "src": _data_uri("png", path.read_bytes())}
+            for path in map(Path, pictures)
+            if path.stem in PICTURES and path.suffix == ".png"
+        ],
         "gallery": build_gallery(analyses, image_root=image_root, max_images=max_images),
     }
     # "<" cannot end the script element when it is escaped, whatever class and file names hold.
@@ -184,7 +199,11 @@ def _thumbnail(image_root: str | Path | None, name: str) -> tuple[str | None, tu
         image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=72, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), size
+    return _data_uri("jpeg", buffer.getvalue()), size
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _rounded(box: np.ndarray) -> list[float]:

@@ -157,7 +157,8 @@ def load_predictions(directory: str | Path) -> tuple[StagePredictions, dict]:
         raise ValueError(
             f"{directory} predicts class {highest}, meta.json lists {len(meta['category_ids'])} categories"
         )
-    return assemble(records, meta["category_ids"], source=meta.get("source") or str(directory)), meta
+    source, details = meta.get("source") or str(directory), meta.get("details") or ""
+    return assemble(records, meta["category_ids"], source=source, details=details), meta
 
 
 def _read_meta(path: Path) -> dict:
@@ -169,7 +170,7 @@ def _read_meta(path: Path) -> dict:
     whole = isinstance(ids, list) and all(type(i) is int and abs(i) < 2**62 for i in ids)
     if not whole or ids != sorted(set(ids)):
         raise ValueError(f"{path}: category_ids is not a list of ascending whole numbers")
-    for key in ("source", "json_file", "image_root"):
+    for key in ("source", "details", "json_file", "image_root"):
         if not isinstance(meta.get(key), (str, type(None))):
             raise ValueError(f"{path}: {key} is not text")
     return meta
@@ -179,7 +180,12 @@ def save_predictions(predictions: StagePredictions, directory: str | Path, meta:
     """Write predictions as one shard and a ``meta.json``; the inverse of :func:`load_predictions`."""
     write_meta(
         Path(directory),
-        {"category_ids": predictions.category_ids.tolist(), "source": predictions.source, **(meta or {})},
+        {
+            "category_ids": predictions.category_ids.tolist(),
+            "source": predictions.source,
+            "details": predictions.details,
+            **(meta or {}),
+        },
     )
     starts = {
         kind: [np.searchsorted(t.image, np.arange(len(predictions.image_ids) + 1)) for t in getattr(predictions, kind)]

@@ -79,6 +79,7 @@ class StagePredictions:
         queries: ``S`` tables, one row a query with its best class; empty where the source did not say.
         detections: ``S`` tables, the detector's own output at each stage.
         source: free text saying where the predictions come from; shown in reports.
+        details: the same at length: checkpoint, date, command.
     """
 
     image_ids: np.ndarray
@@ -87,6 +88,7 @@ class StagePredictions:
     queries: list[DetectionTable]
     detections: list[DetectionTable]
     source: str = ""
+    details: str = ""
 
     @property
     def num_stages(self) -> int:
@@ -115,13 +117,15 @@ class ImageRecord:
     detections: list[DetectionTable]
 
 
-def assemble(records: Iterable[ImageRecord], category_ids: Sequence[int], source: str = "") -> StagePredictions:
+def assemble(
+    records: Iterable[ImageRecord], category_ids: Sequence[int], source: str = "", details: str = ""
+) -> StagePredictions:
     """Sort image records into tables.
 
     Args:
         records: one record an image, in any order (distributed evaluation hands them over rank by rank).
         category_ids: dataset category ids in the order of the labels; must ascend.
-        source: see :class:`StagePredictions`.
+        source, details: see :class:`StagePredictions`.
 
     Raises:
         ValueError: no record at all, an image that comes twice, or records with different numbers of stages.
@@ -151,6 +155,7 @@ def assemble(records: Iterable[ImageRecord], category_ids: Sequence[int], source
         queries=[gather("queries", s) for s in range(num_stages)],
         detections=[gather("detections", s) for s in range(num_stages)],
         source=source,
+        details=details,
     )
 
 

@@ -29,6 +29,7 @@
     const what = `${first.images.toLocaleString("en")} images, ${first.objects.toLocaleString("en")} objects, ` +
       `${classes.length} ${classes.length === 1 ? "class" : "classes"}. ${names.join(" against ")}.`;
     byId("subtitle").textContent = what;
+    models.filter((m) => m.details).forEach((m) => byId("subtitle").after(make("p", { class: "hint details" }, m.details)));
     if (models.some((m) => !m.complete)) {
       byId("summary").prepend(make("p", { class: "notice" },
         "Partial result: computed on the images that were predicted before the run was interrupted."));
@@ -229,7 +230,7 @@
   function showClasses() {
     const columns = [{ title: "class" }, { title: "objects" }];
     const many = (title, digits) => names.forEach((n) => columns.push({ title: two ? `${title}, ${n}` : title, digits }));
-    many("AP", 1); many("best stage AP", 1);
+    many("AP", 1); many("best stage AP", 1); many("best threshold", 2); many("F1 there", 2);
     const rated = models.every((m) => m.rates.length);
     if (rated) { many("TP", 0); many("TP fading %", 1); many("FP", 0); many("FP exacerbation %", 1); }
     const rows = classes.map((name, k) => {
@@ -238,7 +239,8 @@
         const all = m.stages.map((s) => s.per_class[k]).filter((v) => v !== null);
         return all.length ? Math.max(...all) : null;
       });
-      const row = [name, data.objectsByClass[k], ...last, ...best];
+      const points = models.map((m) => m.operating_points.by_class[k]);
+      const row = [name, data.objectsByClass[k], ...last, ...best, ...points.map((p) => p.threshold), ...points.map((p) => p.f1)];
       if (rated) {
         for (const [key, field] of [["fading", "total"], ["fading", "rate"], ["exacerbation", "total"], ["exacerbation", "rate"]]) {
           row.push(...models.map((m) => m.rates[0][key].by_class[k][field]));
@@ -276,6 +278,12 @@
     byId("page-next").addEventListener("click", () => { page += 1; show(); });
     byId("image-search").addEventListener("input", () => { page = 0; show(); });
     table.order();
+  }
+
+  function showPictures() {
+    byId("thresholds").hidden = !data.pictures.length;
+    fill(byId("pictures"), ...data.pictures.map((p) => make("figure", {}, make("h3", {}, p.title),
+      make("img", { src: p.src, alt: `${p.title}. The numbers by class are in the table of classes.` }))));
   }
 
   // ---------------------------------------------------------------- gallery
@@ -451,5 +459,5 @@
     applyFilters();
   }
 
-  describe(); showCards(); showComparison(); showCharts(); showClasses(); startGallery(); showImages();
+  describe(); showCards(); showComparison(); showCharts(); showClasses(); showPictures(); startGallery(); showImages();
 })();
