@@ -11,8 +11,8 @@
   ``name``, ``owner``, ``url``, and ``ap`` (in percent) and ``size`` as far as the owner's page states them.
 - ``measured``: what was measured with this code: ``config``, ``data``, ``ap`` and ``ap50`` in percent, ``seed``,
   ``hardware`` and ``command``, all of them needed; possibly a ``note`` (other runs, "looped"); and ``checkpoint`` where
-  the weights are published, a URL or a path below the folder of zoo.json. A figure without the command that reproduces
-  it has no place here.
+  the weights are published, a URL or a path below the folder of zoo.json, with its ``classes``. A figure without the
+  command that reproduces it has no place here.
 """
 
 from __future__ import annotations

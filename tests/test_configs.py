@@ -69,3 +69,46 @@ def test_published_hyper_parameters():
     assert [scheduler(epoch / 50) for epoch in (0, 39.9, 40.1)] == pytest.approx([1, 1, 0.1])
     assert cfg.train.max_iter == 184823
     assert not cfg.dataloader.train.dataset.filter_empty
+
+
+def test_recipes_follow_the_code_that_their_figure_is_of():
+    """mmdetection's (AdaMixer, both SQR releases) or detrex's; the others are the official code's."""
+    official = (False, False, None, False)  # images with objects only, grouped by aspect, longest before the crop, clip
+    expected = {
+        "adamixer/sqr_adamixer_r50_12ep": (True, True, None, False),
+        "adamixer/sqr_adamixer_300q_7stages_r101_36ep": (True, True, 1333, False),
+        "deformable_detr/sqr_deformable_detr_r50_12ep": (False, True, 4200, True),
+        "deformable_detr/sqr_deformable_detr_r50_50ep": (False, True, 4200, True),
+        "dab_detr/sqr_dab_detr_r50_50ep": (True, True, None, True),
+        **dict.fromkeys(
+            (
+                "deformable_detr/deformable_detr_r50_50ep", "deformable_detr/h_deformable_detr_two_stage_r50_12ep",
+                "dab_detr/dab_detr_r50_50ep", "detr/detr_r50_500ep", "dino/sqr_dino_r50_12ep",
+            ),
+            official,
+        ),
+    }  # fmt: skip
+    for name, values in expected.items():
+        cfg = recipe(name)
+        train = cfg.dataloader.train
+        longest = train.mapper.augmentations.get("crop_max_size")
+        clip = cfg.model.postprocessor.get("clip", False)
+        assert (train.dataset.filter_empty, train.aspect_ratio_grouping, longest, clip) == values, name
+
+
+def test_detrexs_recipe_of_sqr_dab_detr():
+    cfg = recipe("dab_detr/sqr_dab_detr_r50_50ep")
+    model = instantiate(cfg.model)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert frozen == ["backbone.stem.conv1.weight"]
+    x = model.query_generator.anchors.weight.detach()[:, :2].sigmoid()
+    assert 0 <= x.min() < 0.02 and 0.98 < x.max() <= 1 and float(x.std()) == pytest.approx(12**-0.5, rel=0.05)
+    cfg.optimizer.params.model = model
+    groups = instantiate(cfg.optimizer).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {(g["lr"], g["weight_decay"]) for g in groups} == {(1e-4, 1e-4), (1e-5, 1e-4), (1e-4, 0.0)}
+    undecayed = [names[id(p)] for g in groups if not g["weight_decay"] for p in g["params"]]
+    assert undecayed and all("norm" in name for name in undecayed)
+    scheduler = instantiate(cfg.lr_multiplier)
+    assert cfg.train.max_iter == 375000
+    assert [scheduler(i / 375000) for i in (0, 299999, 300001)] == pytest.approx([1, 1, 0.1])

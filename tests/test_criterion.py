@@ -13,7 +13,7 @@ from sqr import classification
 from sqr.benchmarks.live_memory import LiveMemory
 from sqr.boxes import corners_and_area, generalized_iou, xyxy_to_cxcywh
 from sqr.classification import FocalClassification
-from sqr.criterion import SetCriterion, average_count
+from sqr.criterion import SetCriterion, average_over_processes
 from sqr.matcher import HungarianMatcher
 from sqr.recollection import Plan
 from sqr.structures import StagePrediction
@@ -78,16 +78,21 @@ def test_normaliser_is_the_number_of_objects_and_at_least_one():
 
 
 def test_the_normaliser_is_averaged_over_processes(monkeypatch):
-    """This process has 5 objects, the other one 2; or none and one."""
+    """This process has 5 objects, the other one 2; or none and one. At least 1, once repetitions are counted."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for ours, theirs, expected in ((5, 2, 3.5), (0, 1, 1.0)):
+    for ours, theirs, expected in ((5, 2, 3.5), (0, 1, 0.5)):
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda total, n=theirs: total.add_(n))
-        assert average_count(ours, torch.device("cpu")) == expected
+        assert average_over_processes(ours, torch.device("cpu")) == expected
     plan, outputs, targets = Plan.sequential(1), steps(Plan.sequential(1)), random_targets([3, 2])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(15))  # the average is 10
     halved = criterion()(outputs, plan, targets)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(1))  # half an object
+    few = criterion(auxiliary_repeats=6)(outputs, plan, random_targets([1, 0]), auxiliary=steps(plan, q=8))
     monkeypatch.undo()
+    many = criterion(auxiliary_repeats=6)(outputs, plan, random_targets([1, 0]), auxiliary=steps(plan, q=8))
+    torch.testing.assert_close(few["loss_l1/stage1"], many["loss_l1/stage1"])
+    torch.testing.assert_close(few["loss_l1/auxiliary_stage1"], 2 * many["loss_l1/auxiliary_stage1"])
     for key, value in criterion()(outputs, plan, targets).items():
         torch.testing.assert_close(halved[key], value / 2)
 

@@ -44,6 +44,17 @@ def test_heads_start_at_the_prior_and_at_their_references(detector):
         torch.testing.assert_close(model.query_generator.class_embed.bias, torch.full((5,), BIAS))
 
 
+@pytest.mark.parametrize("detector", ["deformable_refine", "deformable_two_stage", "dab_deformable_detr"])
+def test_heads_of_refining_stages_are_clones(detector):
+    """They start from the same values, and are trained apart."""
+    first, *others = build(small_config(detector)).decoder.stages
+    for stage in others:
+        for ours, theirs in zip(stage.class_embed.parameters(), first.class_embed.parameters(), strict=True):
+            assert torch.equal(ours, theirs) and ours is not theirs
+        assert torch.equal(stage.bbox_embed.layers[0].weight, first.bbox_embed.layers[0].weight)
+        assert not torch.equal(stage.ffn.linear1.weight, first.ffn.linear1.weight)
+
+
 @pytest.mark.parametrize("detector", ["deformable_refine", "dab_deformable_detr"])
 def test_sampling_points_start_on_a_ring(detector):
     model = build(small_config(detector))

@@ -13,6 +13,7 @@ import torch
 from detectron2.structures import Instances
 from PIL import Image
 
+import sqr
 from helpers import ROOT
 from sqr import Predictor, engine, model_zoo
 from sqr.config import load_config, save_config
@@ -229,3 +230,7 @@ def test_bad_options(predictor, path):
         Predictor(model=predictor.model, mapper=predictor.mapper, class_names=CLASSES, batch_size=0)
     with pytest.raises(ValueError, match="the test mapper, a function, has no augmentations"):
         Predictor(model=predictor.model, mapper=assert_same, class_names=CLASSES)
+
+
+def test_the_packages_names_are_those_that_it_offers():
+    assert {name for name in dir(sqr) if not name.startswith("_")} == {*sqr.__all__, *sqr._MODULES}

@@ -1,13 +1,19 @@
 """Initial weights of every origin, and one clear line for each that does not fit."""
 
 import argparse
+import collections
+import datetime
+import pathlib
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
+from omegaconf import OmegaConf
 from torch import nn
 
 from engine_toys import ToyDetector
@@ -25,19 +31,92 @@ class WithResNet(nn.Module):
         self.head = nn.Linear(512, 3)
 
 
-def test_own_checkpoint_and_ddp_prefix(tmp_path):
-    source = ToyDetector()
-    for name, state in (
-        ("a.pth", {"model": source.state_dict(), "trainer": {"iteration": 3}}),
-        ("b.pth", source.state_dict()),
-        ("c.pth", {"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}),
-        ("d.pth", {"model": source.state_dict(), "args": argparse.Namespace(lr=1)}),
-    ):
-        torch.save(state, tmp_path / name)
-        target = ToyDetector()
-        report = load_model_weights(target, str(tmp_path / name), complete=True)
-        assert len(report.loaded) == len(source.state_dict()) and not report.missing and not report.unexpected
-        assert torch.equal(target.box_head.weight, source.box_head.weight)
+def prefixed(prefix, **beside):
+    return {f"{prefix}{k}": v for k, v in ToyDetector().state_dict().items()} | beside
+
+
+class AttributeDict(dict):
+    """As Lightning's hyper-parameters."""
+
+
+AttributeDict.__module__ = "lightning.fabric.utilities.data"
+SAFE = {
+    "args": argparse.Namespace(lr=1, out=pathlib.PurePosixPath("a/b")),
+    "path": pathlib.PosixPath("/x/y"),
+    "windows": pathlib.PureWindowsPath("c:/x"),
+    "counts": collections.defaultdict(int, {"a": 1}),
+    "lists": collections.defaultdict(list, {"a": [collections.deque([1, 2], 3)]}),
+    "numbers": [np.float64(0.5), np.int64(3), np.bool_(True), np.float32(1)],
+    "array": np.arange(3),
+    "when": datetime.datetime(2024, 1, 1),
+    "config": OmegaConf.create({"a": [1, 2.0, "x", None], "b": True}),
+    "hparams": AttributeDict(lr=1),
+    "version": torch.torch_version.TorchVersion("2.0"),
+}
+FILES = {
+    "this_package": lambda: {"model": prefixed(""), "trainer": {"iteration": 3}},
+    "plain": lambda: prefixed(""),
+    "ddp": lambda: {"state_dict": prefixed("module.")},
+    "ddp_in_ddp": lambda: prefixed("module.module."),
+    "compiled": lambda: {"model": prefixed("_orig_mod.")},
+    "compiled_part": lambda: {k.replace("box_head", "box_head._orig_mod"): v for k, v in prefixed("").items()},
+    "ddp_compiled": lambda: {"model_state_dict": prefixed("module._orig_mod.")},
+    "compiled_ddp": lambda: {"net": prefixed("_orig_mod.module.")},
+    "lightning": lambda: {"state_dict": prefixed("model.", metric=torch.zeros(1)), "epoch": 3},
+    "lightning_ddp_compiled": lambda: {"state_dict": prefixed("model.module._orig_mod.")},
+    "ema_only": lambda: {"ema": {"module": prefixed(""), "updates": 3}},
+    "averaged": lambda: {"model_ema": prefixed("module.", n_averaged=torch.tensor(7))},
+    "nested": lambda: {"state_dict": {"model": prefixed("")}},
+    "safe_types": lambda: {"model": prefixed(""), **SAFE},
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_as_trainings_save_them(tmp_path, kind, monkeypatch):
+    lightning = types.SimpleNamespace(AttributeDict=AttributeDict)
+    for depth in range(1, 5):
+        monkeypatch.setitem(sys.modules, ".".join(AttributeDict.__module__.split(".")[:depth]), lightning)
+    torch.manual_seed(5)
+    state = FILES[kind]()
+    torch.save(state, tmp_path / "a.pth")
+    target = ToyDetector()
+    report = load_model_weights(target, str(tmp_path / "a.pth"), complete=True)
+    assert len(report.loaded) == len(target.state_dict()) and not report.missing
+    assert report.unexpected == (["metric"] if kind == "lightning" else [])
+    torch.manual_seed(5)
+    assert torch.equal(target.box_head.weight, ToyDetector().box_head.weight)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.model.", "model._orig_mod."])
+def test_wrapped_published_weights_are_recognised(tmp_path, prefix):
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet18()
+    state = {f"{prefix}{k}": v for k, v in resnet.state_dict().items()}
+    torch.save({"state_dict": state | {"loss.weight": torch.zeros(3)}}, tmp_path / "a.pth")
+    model = WithResNet()
+    report = load_model_weights(model, str(tmp_path / "a.pth"))
+    assert sorted(report.missing) == ["head.bias", "head.weight"] and report.unexpected == ["loss.weight"]
+    assert torch.equal(model.backbone.stem.conv1.weight, resnet.conv1.weight)
+
+
+def test_what_is_refused_is_named_with_what_to_do_here(tmp_path):
+    torch.save({"model": ToyDetector().state_dict(), "scheduler": nn.Linear(1, 1)}, tmp_path / "a.pth")
+    with pytest.raises(UserError) as caught:
+        load_model_weights(ToyDetector(), str(tmp_path / "a.pth"))
+    text = str(caught.value)
+    assert "it holds a torch.nn.modules.linear.Linear, which is not known to be data" in text
+    assert "save its tensors alone: torch.save(model.state_dict(), 'weights.pth')" in text
+    assert "weights_only" not in text and "add_safe_globals" not in text
+
+
+def test_averaged_weights_of_other_trainers(tmp_path):
+    torch.manual_seed(6)
+    torch.save({"model": prefixed(""), "model_ema": prefixed("module.")}, tmp_path / "a.pth")
+    torch.manual_seed(6)
+    ToyDetector()
+    expected, target = ToyDetector(), ToyDetector()
+    load_model_weights(target, f"{tmp_path / 'a.pth'}@ema", complete=True)
+    assert torch.equal(target.box_head.weight, expected.box_head.weight)
 
 
 def test_torchvision_resnet_goes_into_the_backbone(tmp_path):
@@ -120,7 +199,7 @@ def write(folder, kind):
             r"cannot be fetched \(.*\); give a local path, or set train\.init_checkpoint= \(empty\)",
         ),
         ("garbage", False, "is not a readable checkpoint"),
-        ("evil", False, "is not a readable checkpoint"),
+        ("evil", False, r"is not a readable checkpoint: it holds a builtins\.print"),
         ("evil_pkl", False, r"is not a readable checkpoint: it holds a builtins\.print"),
         ("list", False, "holds a list, not a dict"),
         ("empty", False, "holds no tensors"),

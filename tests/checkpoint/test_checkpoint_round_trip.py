@@ -64,6 +64,17 @@ def test_round_trip(name):
         assert back[key].dtype == value.dtype
 
 
+def test_mmdets_neck_has_no_bias():
+    """Ours has one, of zeros; a trained one has no place there."""
+    ours, _ = convert(published("sqr_deformable_detr_r50_mmdet"))
+    biases = [f"encoder.neck.convs.{i}.bias" for i in range(4)]
+    assert [k for k in ours if k.startswith("encoder.neck.convs.") and k.endswith("bias")] == biases
+    assert not any(ours[k].any() for k in biases)
+    ours[biases[2]] = ours[biases[2]] + 1
+    with pytest.raises(ValueError, match=r"cannot hold this model: it has no .*neck\.convs\.2\.bias"):
+        convert_back(ours, "mmdet_deformable_detr")
+
+
 def test_detrex_names_of_detr():
     """No figures of it are here, so the names are spelt out, as detrex's modules make them."""
     ours, _ = convert(published("detr_r50"))
@@ -138,6 +149,15 @@ def test_unknown_file_names_the_nearest_layout_and_what_does_not_fit():
     text = str(caught.value)
     assert "the nearest is dab_detr (IDEA-Research/DAB-DETR), but there is no refpoint_embed.weight" in text
     assert "1 of the 590 keys do not belong to it: extra.weight" in text
+
+
+@pytest.mark.parametrize("layout", [None, "detr"])
+def test_a_wrappers_prefix_is_left_out_whether_the_layout_is_named_or_not(layout):
+    theirs = published("detr_r50")
+    plain, _ = convert(theirs)
+    wrapped = {f"model.module.{key}": value for key, value in theirs.items()} | {"loss.weight": torch.zeros(1)}
+    ours, report = convert(wrapped, layout)
+    assert ours.keys() == plain.keys() and report.prefix == "model.module." and "loss.weight" in report.dropped
 
 
 def test_missing_keys_are_names_and_not_patterns():

@@ -144,7 +144,7 @@ def test_91_labels_serve_80_classes(tmp_path):
     theirs, ours = their_model("detr", num_labels=91), our_model("detr", num_classes=80)
     theirs.save_pretrained(tmp_path)
     report = load_model_weights(ours, str(tmp_path / "model.safetensors"), complete=True)
-    assert len(report.picked) == 4 and not report.reinitialised
+    assert len(report.heads.matched) == 4 and not report.heads.dropped
 
 
 def test_what_does_not_fit_is_named(tmp_path, monkeypatch):

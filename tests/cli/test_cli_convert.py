@@ -56,9 +56,11 @@ def test_convert_for_a_config_fits_the_heads(tmp_path, capsys):
     torch.save({"model": theirs.state_dict()}, tmp_path / "in.pth")
     arguments = ["convert", str(tmp_path / "in.pth"), str(tmp_path / "out.pth")]
     assert main([*arguments, "--config-file", str(tmp_path / "config.yaml")]) == 0
-    assert "rows of COCO's 80 categories picked" in capsys.readouterr().out
+    assert "rows taken by the names of the classes" in capsys.readouterr().out
     converted = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
-    assert converted["decoder.stages.1.class_embed.bias"].shape == (81,)
+    before, name = theirs.state_dict(), "decoder.stages.1.class_embed.weight"
+    assert converted[name].shape[0] == 81
+    assert torch.equal(converted[name][[0, 79]], before[name][[1, 90]])  # person and toothbrush by COCO's ids
 
 
 @pytest.mark.parametrize("detector", [*DETECTORS, HYBRID])

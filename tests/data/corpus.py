@@ -110,6 +110,43 @@ def integer_name(root: Path) -> None:
     (root / "train/a.png").rename(root / "train/7")
 
 
+def names(*some: str) -> Callable[[Path], None]:
+    """Other names for the first classes."""
+    return change(lambda c: [entry.update(name=name) for entry, name in zip(c["categories"], some, strict=False)])
+
+
+def shifted(key: str, reference: str, by: int) -> Callable[[Path], None]:
+    """Other ids of images or categories, by adding a number."""
+
+    def apply(content: dict) -> None:
+        for entry in content[key]:
+            entry["id"] += by
+        for entry in content["annotations"]:
+            entry[reference] += by
+
+    return change(apply)
+
+
+def instead_of_the_image(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        (root / "train/a.png").unlink()
+        make(root / "train/a.png")
+
+    return apply
+
+
+def strip(width: int, height: int) -> Callable[[Path], None]:
+    """The first image is thin, and so are its objects."""
+
+    def apply(root: Path) -> None:
+        build.save_image(root / "train/a.png", (width, height))
+        change(lambda c: c["images"][0].update(width=width, height=height), "train")(root)
+        box = [0, 0, max(1, width // 2), max(1, height // 2)]
+        change(lambda c: [a.update(bbox=box) for a in c["annotations"] if a["image_id"] == 1], "train")(root)
+
+    return apply
+
+
 def with_byte_order_mark(root: Path) -> None:
     for path in (root / "annotations").iterdir():
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -132,6 +169,9 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "sound": (lambda root: None, ALL),
     "annotation ids from 0": (annotations(lambda a: a.update(id=a["id"] - 1)), ALL),
     "annotation ids twice": (field("id", 5), ALL),
+    "annotation ids negative": (annotations(lambda a: a.update(id=-a["id"])), ALL),
+    "annotation ids 1 and '1'": (annotations(lambda a: a.update(id="1" if a["id"] == 2 else a["id"])), ALL),
+    "annotation ids that are not a number": (field("id", float("nan")), ALL),
     "annotation ids missing": (annotations(lambda a: a.pop("id")), ALL),
     "ids as floats": (as_type(float), ALL),
     "ids and sizes as text": (as_type(str), ALL),
@@ -140,6 +180,14 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "ids of 400 digits": (change(huge_ids), ALL),
     "an id that is a list": (each("images", lambda i: i.update(id=[i["id"]])), None),
     "an id that is true": (each("categories", lambda c: c.update(id=True)), None),
+    "image ids negative": (shifted("images", "image_id", -9), ALL),
+    "category ids negative": (shifted("categories", "category_id", -2), ALL),
+    "category ids of 400 digits": (shifted("categories", "category_id", 10**400), ALL),
+    "image ids 1 and '1'": (change(lambda c: c["images"][1].update(id="1"), "train"), None),
+    "an image_id of 1.5": (first(lambda a: a.update(image_id=1.5)), None),
+    "an image_id of half a character": (first(lambda a: a.update(image_id="\ud800")), None),
+    "an image_id that is a file name": (first(lambda a: a.update(image_id="a.png")), None),
+    "a category_id that is a name": (first(lambda a: a.update(category_id="cat")), None),
     "image id of two files": (change(lambda c: c["images"][1].update(id=1)), None),
     "area negative": (annotations(lambda a: a.update(area=-a["area"])), ALL),
     "area 0": (field("area", 0), ALL),
@@ -148,6 +196,8 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "area as a word": (field("area", "large"), ALL),
     "area of the image": (field("area", 64 * 48 * 1000), ALL),
     "area a share": (field("area", 0.01), ALL),
+    "area a list": (field("area", [100]), ALL),
+    "area of 400 digits": (field("area", 10**400), ALL),
     "area missing": (annotations(lambda a: a.pop("area")), ALL),
     "segmentation flat": (field("segmentation", [1.0, 2, 3, 4, 5, 6]), ALL),
     "segmentation of too few points": (field("segmentation", [[1, 2]]), ALL),
@@ -161,6 +211,10 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "iscrowd false": (field("iscrowd", False), ALL),
     "iscrowd null": (field("iscrowd", None), ALL),
     "iscrowd 1 once": (first(lambda a: a.update(iscrowd="1")), ALL - 1),
+    "iscrowd true once": (first(lambda a: a.update(iscrowd="True")), ALL - 1),
+    "iscrowd a word": (field("iscrowd", "maybe"), None),
+    "iscrowd not a number": (field("iscrowd", float("nan")), None),
+    "iscrowd everywhere": (field("iscrowd", 1), None),
     "iscrowd [0]": (field("iscrowd", [0]), None),
     "iscrowd 2": (field("iscrowd", 2), None),
     "iscrowd -1": (field("iscrowd", -1), None),
@@ -176,8 +230,18 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "a box of 10**400": (first(lambda a: a.update(bbox=[1, 2, 10**400, 4])), None),
     "a box that is infinite": (first(lambda a: a.update(bbox=[1, 2, float("inf"), 4])), None),
     "a box of truths": (first(lambda a: a.update(bbox=[True, True, True, True])), None),
+    "a box of 1e300": (first(lambda a: a.update(bbox=[1, 2, 1e300, 1e300])), ALL),
+    "a box in a list": (first(lambda a: a.update(bbox=[a["bbox"]])), None),
     "a box that is text": (first(lambda a: a.update(bbox="[1, 2, 3, 4]")), None),
     "two categories of one name": (change(lambda c: c["categories"][1].update(name="cat ")), None),
+    "names that differ in an invisible space": (names("cat", "cat\u200b"), None),
+    "names that differ in a space that does not break": (names("sea cat", "sea\u00a0cat"), None),
+    "names in NFC and NFD": (names("caf\u00e9", "cafe\u0301"), None),
+    "names that differ in their case": (names("Cat", "cat"), ALL),
+    "names with half a character": (names("\ud800cat"), ALL),
+    "categories that are names": (change(lambda c: c.update(categories=["cat", "dog", "owl"])), None),
+    "classes swapped in validation": (change(lambda c: c["categories"][0].update(name="dog") or
+                                             c["categories"][1].update(name="cat"), "val"), None),
     "a category without a name": (change(lambda c: c["categories"][1].update(name=None)), None),
     "category names as numbers": (each("categories", lambda c: c.update(name=c["id"])), ALL),
     "annotations null": (change(lambda c: c.update(annotations=None)), None),
@@ -195,9 +259,19 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "a file name in another case": (rename_image("A.PNG", "a.png"), ALL),
     "a path of another machine": (rename_image("/home/someone/data/a.png", "a.png"), ALL),
     "a file name with a byte order mark": (rename_image("\ufeffa.png", "a.png"), ALL),
+    "a file name that is an address": (rename_image("https://example.org/x/a.png", "a.png"), ALL),
+    "a file name with half a character": (change(lambda c: c["images"][0].update(file_name="\ud800.png")), None),
+    "a folder called like an image": (instead_of_the_image(Path.mkdir), None),
+    "a link to nothing": (instead_of_the_image(lambda path: path.symlink_to("nothing.png")), None),
+    "an image that is text": (instead_of_the_image(lambda path: path.write_text("no image")), None),
+    "an image of 600x1": (strip(600, 1), ALL),
+    "an image of 1x1": (strip(1, 1), ALL),
     "a file that is not there": (rename_image("z.png", "a.png"), None),
     "a byte order mark": (with_byte_order_mark, ALL),
     "UTF-16": (in_utf_16, ALL),
+    "sizes in words": (each("images", lambda i: i.update(width=f"{i['width']}px")), None),
+    "sizes of 400 digits": (each("images", lambda i: i.update(width=10**400)), None),
+    "sizes exchanged": (each("images", lambda i: i.update(width=i["height"], height=i["width"])), None),
     "sizes negative": (each("images", lambda i: i.update(width=-i["width"])), None),
     "sizes of 0": (each("images", lambda i: i.update(width=0)), None),
     "sizes that are no whole numbers": (each("images", lambda i: i.update(width=i["width"] + 0.5)), None),
@@ -276,6 +350,13 @@ YOLO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "all outside": (rows(lambda label, box: row(label, 1.7, *box[1:])), None),
     "without area": (rows(lambda label, box: row(label, *box[:3], 0)), None),
     "negative sides": (rows(lambda label, box: row(label, *box[:2], -box[2], -box[3])), ALL),
+    "boxes and polygons": (rows(lambda label, box: row(label, *box) if label else corners(label, box)), ALL),
+    "numbers between commas": (rows(lambda label, box: f"{label}, " + ", ".join(map(str, box))), None),
+    "a class that is a name": (rows(lambda label, box: row("cat", *box)), None),
+    "a score in validation": (
+        lambda root: [p.write_text(p.read_text().replace("\n", " 0.9\n")) for p in root.glob("labels/val/*")], None),
+    "class names numbered from 1": (described(names={1: "cat", 2: "dog", 3: "owl"}), None),
+    "class names by number": (described(names={"cat": 0, "dog": 1, "owl": 2}), None),
     "two classes of one name": (described(names=["cat", "cat", "owl"]), None),
     "class names that are numbers": (described(names=[1, 2.5, True]), ALL),
     "a list of images that is binary": (

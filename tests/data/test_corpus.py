@@ -99,7 +99,9 @@ def test_one_verdict_everywhere(layout, kind, tmp_path, capsys):
 # analysis is asked about the training file only, without its images
 VERDICTS_OF_OTHER_FILES = {
     "no box in validation", "no box in training", "boxes outside", "boxes without area", "annotations null",
-    "annotations missing", "a file that is not there", "iscrowd 1 once",
+    "annotations missing", "a file that is not there", "iscrowd 1 once", "iscrowd true once", "iscrowd everywhere",
+    "a file name with half a character", "a folder called like an image", "a link to nothing", "an image that is text",
+    "sizes exchanged", "classes swapped in validation",
 }  # fmt: skip
 
 

@@ -68,6 +68,9 @@ def test_crop_sizes_follow_the_training_size():
     (either,) = training_augmentations(min_size=[192, 256], max_size=320, flip_prob=0)
     before, crop, _ = either.second.augs
     assert before.short_edge_length == [128, 160, 192] and crop.crop_size == (123, 192)
+    assert before.max_size == 20 * 192
+    (either,) = training_augmentations(min_size=[192, 256], max_size=320, flip_prob=0, crop_max_size=300)
+    assert either.second.augs[0].max_size == 300
 
 
 @pytest.mark.parametrize("sizes", [{}, {"min_size": [96, 128], "max_size": 160}])

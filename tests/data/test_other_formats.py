@@ -1,6 +1,7 @@
 """Pascal VOC, LabelMe, CVAT and CSV: what their files hold besides plain boxes, and files that are none."""
 
 import json
+import re
 
 import pytest
 
@@ -114,6 +115,32 @@ def test_a_broken_shape_is_named(shape, folder):
     root = folder("a.json", labelme([{"label": "cat", "points": [[1, 1], [5, 5]]}, shape]))
     with pytest.raises(ValueError, match=r"shapes\[1\] has no points"):
         get_detection_dataset(root=str(root), split="train")
+
+
+@pytest.mark.parametrize("angle", ["90.00", "30", ""])
+def test_boxes_of_cvat_that_are_turned(angle, tmp_path):
+    """The upright box around each is taken."""
+    root = build.write_cvat(tmp_path / "set")
+    path = root / "annotations.xml"
+    turned = f'<box label="cat" xtl="5" ytl="15" xbr="35" ybr="25" rotation="{angle}"/>'
+    path.write_text(re.sub(r'<box label="cat".*?></box>', turned, path.read_text(), count=1))
+    if not angle:
+        with pytest.raises(ValueError, match="box that is not four finite numbers"):
+            get_detection_dataset(root=str(root), split="train")
+        return
+    found = [a["bbox"] for image in get_detection_dataset(root=str(root), split="train") for a in image["annotations"]]
+    width, height = {"90.00": (10, 30), "30": (30.981, 23.660)}[angle]
+    assert found[0] == pytest.approx([20 - width / 2, 20 - height / 2, width, height], abs=0.01)
+
+
+@pytest.mark.parametrize("write", [build.write_cvat, build.write_csv])
+@pytest.mark.parametrize("name", ["D:\\\\photos\\\\a.png", "A.PNG", "/home/someone/a.png"])
+def test_images_of_other_machines_and_spellings_are_found(write, name, tmp_path):
+    root = write(tmp_path / "set")
+    for path in (*root.glob("*.xml"), *root.glob("*.csv")):
+        path.write_text(re.sub(r"\ba\.png", name, path.read_text()))
+    images = get_detection_dataset(root=str(root), split="train")
+    assert sum(len(image["annotations"]) for image in images) == 3
 
 
 def test_tracks_of_a_video_are_refused(tmp_path):

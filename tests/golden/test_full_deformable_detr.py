@@ -22,7 +22,6 @@ def test_equals_the_official_model(name):
     cfg = recipe(config).model
     cfg.num_classes = figures(name)["logits"]["shape"][-1]
     if layout == "mmdet_deformable_detr":
-        cfg.encoder.neck.bias = False
         cfg.postprocessor.clip = True
     model = load_published(build(cfg), name, layout)
     batch = inputs(name)

@@ -60,7 +60,10 @@ MEASURED = {"config": str, "data": str, "ap": float, "ap50": float, "seed": int,
 
 def test_every_measured_figure_says_how_to_measure_it_again():
     for row in ZOO["measured"]:
-        assert {key: type(row[key]) for key in MEASURED} == MEASURED and row.keys() <= {*MEASURED, "note", "checkpoint"}
+        assert {key: type(row[key]) for key in MEASURED} == MEASURED
+        assert row.keys() <= {*MEASURED, "note", "checkpoint", "classes"} and ("classes" in row) == (
+            "checkpoint" in row
+        )
         words = shlex.split(row["command"])
         assert words[words.index("--config-file") + 1] == row["config"]
         load_config(row["config"], [word for word in words if "=" in word])

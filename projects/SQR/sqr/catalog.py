@@ -16,10 +16,13 @@ SCHEME = "zoo://"
 """``zoo://NAME`` is the address of a config's trained checkpoint, wherever a path of weights is taken."""
 
 
+def _measured() -> list[dict]:
+    return json.loads((_ZOO / "zoo.json").read_text())["measured"]
+
+
 def _listed_checkpoints() -> dict[str, str]:
     """Config name to URL, or path below the model zoo's folder, of its trained weights, from ``zoo.json``."""
-    rows = json.loads((_ZOO / "zoo.json").read_text())["measured"]
-    return {row["config"]: row["checkpoint"] for row in rows if "checkpoint" in row}
+    return {row["config"]: row["checkpoint"] for row in _measured() if "checkpoint" in row}
 
 
 CHECKPOINTS = _listed_checkpoints()
@@ -53,6 +56,14 @@ def get_checkpoint_url(name: str) -> str:
         raise ValueError(f"the model zoo has no trained checkpoint of {name!r}; there are: {known}")
     place = CHECKPOINTS[name]
     return place if "://" in place else str(_ZOO / place)
+
+
+def get_checkpoint_classes(path: str) -> tuple[str, ...] | None:
+    """The names of the classes of a shipped checkpoint; None of any other file."""
+    for row in _measured():
+        if "checkpoint" in row and Path(path) == _ZOO / row["checkpoint"]:
+            return tuple(row["classes"])
+    return None
 
 
 def configs_folder() -> Path:

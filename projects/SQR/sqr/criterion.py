@@ -40,8 +40,8 @@ class SetCriterion(nn.Module):
     Every group of every step is matched on its own and weighs the same: losses are summed over groups and steps, so a
     recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. Several
     groups of *initial* queries (Group DETR) are averaged instead, as published there. All sets share one normaliser,
-    the number of objects in the batch averaged over processes, at least 1 (DETR's softmax loss is a mean over queries
-    instead).
+    the number of objects in the batch averaged over processes, repetitions counted, and at least 1 (DETR's softmax loss
+    is a mean over queries instead).
 
     Args:
         matcher: assigns queries to objects.
@@ -139,10 +139,10 @@ class SetCriterion(nn.Module):
                 scaled = [self.denoising_weight * denoising_factors[i] for i in supervised]
                 terms.append(LossTerm(*_joint_problem(denoising, names, targets), scaled))
                 matches.append(assignment.expand(sum(terms[-1].groups), -1))
-            normaliser = average_count(targets.totals.objects, targets.boxes.device)
+            objects = average_over_processes(targets.totals.objects, targets.boxes.device)
             losses = {}
             for term, match in zip(terms, matches, strict=True):
-                losses.update(self._step_losses(term, match, normaliser * term.repeats))
+                losses.update(self._step_losses(term, match, (objects * term.repeats).clamp(min=1)))
         return losses
 
     def _step_factors(self, predictions: Sequence[StagePrediction], plan: Plan) -> list[float]:
@@ -204,10 +204,10 @@ def _check_auxiliary_size(num_queries: int, repeated: Targets, times: int) -> No
         )
 
 
-def average_count(count: int, device: torch.device) -> Tensor:
-    """A count averaged over all processes and clamped to at least 1: a scalar tensor, never read back to the host."""
+def average_over_processes(count: int, device: torch.device) -> Tensor:
+    """A count averaged over all processes: a scalar tensor, never read back to the host."""
     total = torch.full((), float(count), device=device)  # not torch.tensor, whose upload waits for the device
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()
-    return total.clamp(min=1)
+    return total

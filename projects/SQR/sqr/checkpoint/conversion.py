@@ -39,6 +39,7 @@ class Layout:
             with others. The way back asks with a state dict of this package's names.
         copies: given a state dict of this package's names, ``(pattern, replacement)`` pairs: the published model lists
             the key that the pattern matches a second time.
+        without_bias: of the modules, by this package's names, that have a bias here and none there; it is zero.
         nesting: under which key published files hold the weights; empty if they hold nothing else.
     """
 
@@ -47,6 +48,7 @@ class Layout:
     signature: tuple[str, ...]
     rules: Callable[[StateDict], Rules]
     copies: Callable[[StateDict], list[tuple[str, str]]] = lambda state_dict: []
+    without_bias: str | None = None
     nesting: str = "model"
 
     def missing(self, keys: Sequence[str]) -> list[str]:
@@ -56,10 +58,17 @@ class Layout:
 
 @dataclass
 class ConversionReport:
-    """What a conversion did: ``renamed`` old -> new (the first new name where there are several), ``dropped`` the keys
-    that were left out."""
+    """What a conversion did.
+
+    Attributes:
+        layout: its name.
+        prefix: what a wrapper, such as Lightning's module, has before the names.
+        renamed: old -> new, the first new name where there are several.
+        dropped: the keys that were left out.
+    """
 
     layout: str
+    prefix: str = ""
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
@@ -99,6 +108,8 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
             found = [key for key, new in report.renamed.items() if new == name]
             raise ValueError(f"{name} needs {len(tensors)} tensors of the layout {layout.name}; only {found} are there")
         converted[name] = torch.cat(list(tensors.values()))
+    for name in [name for name in converted if has_no_bias(layout, name, "weight")]:
+        converted.setdefault(name.removesuffix("weight") + "bias", converted[name].new_zeros(len(converted[name])))
     return converted, report
 
 
@@ -118,6 +129,12 @@ def forward_names(key: str, rules: Sequence[tuple[re.Pattern, object]]) -> list[
         names = [replacement] if isinstance(replacement, str) else replacement
         return [(match.expand(name), None) for name in names]
     return None
+
+
+def has_no_bias(layout: Layout, name: str, kind: str) -> bool:
+    """Whether a parameter of this package, ``weight`` or ``bias``, is of a module without a bias in the layout."""
+    module, _, last = name.rpartition(".")
+    return layout.without_bias is not None and last == kind and re.fullmatch(layout.without_bias, module) is not None
 
 
 def unknown_keys(state_dict: StateDict, layout: Layout) -> list[str]:

@@ -1,11 +1,10 @@
-"""Checkpoint files of any origin: tensors alone, nothing in a file is executed."""
+"""Checkpoint files of any origin. Nothing in a file is executed."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,28 +17,38 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ..catalog import SCHEME, get_checkpoint_url
+from ..catalog import SCHEME, get_checkpoint_classes, get_checkpoint_url
 from ..config.yaml_files import parse_yaml_config
 from ..errors import UserError, as_user_error, one_line
 from ..files import write_atomically
 from ..runs import EMA
 from .backbones import is_library_address, read_library_weights
 from .integrity import check_archive, check_sizes, digest
+from .unpickling import load_pickle_file, load_torch_file
 
 SAFETENSORS = ".safetensors"
 _DIGEST = "sqr_sha256"
+_HOLDERS = ("model", "state_dict", "model_state_dict", "blobs", "module", "net", "network", "weights", "params")
+_AVERAGES = ("ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model")
+_DEEPEST = 4  # holders in one another
+_NO_WEIGHT = re.compile(r".*_momentum|n_averaged")  # of Caffe2's optimizer; of torch's AveragedModel
 
 
 @dataclass
 class Weights:
-    """The tensors of a checkpoint, ``module.`` prefixes removed, and how they are named.
+    """The tensors of a checkpoint, without the prefixes of DistributedDataParallel and ``torch.compile``.
 
-    ``loose``: names are parts of the model's (``res2.0.conv1.weight``); ``caffe2``: in Caffe2's spelling.
+    Attributes:
+        tensors: by name.
+        loose: names are parts of the model's (``res2.0.conv1.weight``).
+        caffe2: names are in Caffe2's spelling.
+        class_names: of the classes of its heads, where the file says.
     """
 
     tensors: dict[str, Tensor]
-    loose: bool
-    caffe2: bool
+    loose: bool = False
+    caffe2: bool = False
+    class_names: tuple[str, ...] | None = None
 
 
 def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
@@ -57,14 +66,19 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
     """
     name = name or source
     if is_library_address(source):
-        return Weights(read_library_weights(source), loose=False, caffe2=False)
-    path = source.removesuffix(EMA)
-    data = _read(_fetch(path, name, hint), name)
-    if path != source:
-        if not isinstance(data, dict) or "ema" not in data:
+        return Weights(read_library_weights(source))
+    address = source.removesuffix(EMA)
+    path = _fetch(address, name, hint)
+    data = _read(path, name)
+    class_names = _class_names(data) or get_checkpoint_classes(path)
+    if address != source:
+        averages = [x for key in _AVERAGES if isinstance(x := data.get(key), dict)] if isinstance(data, dict) else []
+        if not averages:
             raise UserError(f"{name}: the file holds no EMA weights (train.ema.enabled writes them); leave out {EMA}")
-        data = data["ema"]
-    return _unpack(data, name)
+        data = averages[0]
+    weights = _unpack(data, name)
+    weights.class_names = class_names
+    return weights
 
 
 def read_about(source: str) -> dict[str, Any]:
@@ -124,24 +138,29 @@ def _read(path: str, name: str) -> Any:
         return tensors
     try:
         if path.endswith(".pkl"):
-            with open(path, "rb") as file:
-                return _ArrayUnpickler(file, encoding="latin1").load()
+            return load_pickle_file(path)
         check_archive(path, name)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_torch_file(path)
     except UserError:
         raise
     except Exception as error:  # a broken pickle can raise anything
         raise UserError(f"{name} is not a readable checkpoint: {one_line(error)[:300]}") from error
 
 
-def write_weights(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "model") -> None:
+def write_weights(
+    path: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    nesting: str = "model",
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Write weights that :func:`read_weights` reads, atomically; ``.safetensors`` by the name.
 
     Args:
         path: of the file.
         tensors: by name.
         nesting: the key of the outer dictionary, which ``.safetensors`` files have not; none if empty.
+        class_names: of the classes of its heads, stored where there is an outer dictionary.
 
     Raises:
         UserError: the file cannot be written, or ``safetensors`` is not installed.
@@ -152,7 +171,8 @@ def write_weights(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "m
         content = safetensors.torch.save(separate, metadata={"format": "pt", _DIGEST: digest(separate)})
         write = partial(_write_bytes, content)
     else:
-        write = partial(torch.save, {nesting: dict(tensors)} if nesting else dict(tensors))
+        about = {} if class_names is None else {"about": {"class_names": list(class_names)}}
+        write = partial(torch.save, {nesting: dict(tensors)} | about if nesting else dict(tensors))
     with as_user_error(OSError, RuntimeError, prefix=f"cannot write {path}: "):
         write_atomically(Path(path), write)
 
@@ -169,20 +189,6 @@ def _safetensors(name: str) -> ModuleType:
     return safetensors
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads Detectron2's ``.pkl`` files, which hold numpy arrays, and refuses to build anything else."""
-
-    _ALLOWED = frozenset(
-        {("collections", "OrderedDict"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-        | {(f"numpy.{core}.multiarray", n) for core in ("core", "_core") for n in ("_reconstruct", "scalar")}
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
-        return super().find_class(module, name)
-
-
 def _tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
@@ -195,16 +201,29 @@ def _unpack(data: Any, name: str) -> Weights:
         raise UserError(f"{name} holds a {type(data).__name__}, not a dict of tensors")
     loose = bool(data.get("matching_heuristics")) or "blobs" in data
     caffe2 = data.get("__author__") == "Caffe2" or "blobs" in data
-    for key in ("model", "state_dict", "model_state_dict", "blobs"):
-        if isinstance(data.get(key), dict):
-            data = data[key]
-            break
-    tensors = {
-        k.removeprefix("module."): _tensor(v, f"{name}: {k}")
-        for k, v in data.items()
-        if isinstance(k, str) and isinstance(v, (Tensor, np.ndarray)) and not k.endswith("_momentum")
-    }
+    for _ in range(_DEEPEST):
+        data = next((data[key] for key in (*_HOLDERS, *_AVERAGES) if isinstance(data.get(key), dict)), data)
+    tensors: dict[str, Tensor] = {}
+    for key, value in data.items():
+        if not isinstance(key, str) or not isinstance(value, (Tensor, np.ndarray)) or _NO_WEIGHT.fullmatch(key):
+            continue
+        own = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))
+        if own in tensors:
+            raise UserError(f"{name} holds {own} twice, with and without a prefix")
+        tensors[own] = _tensor(value, f"{name}: {key}")
     if not tensors:
         raise UserError(f"{name} holds no tensors")
     check_sizes(tensors, name)
     return Weights(tensors, loose, caffe2)
+
+
+def _class_names(data: Any) -> tuple[str, ...] | None:
+    """What a training of this package or of mmdetection says of its classes."""
+    if not isinstance(data, dict):
+        return None
+    about, meta = (data.get(key) if isinstance(data.get(key), dict) else {} for key in ("about", "meta"))
+    dataset = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
+    for names in (about.get("class_names"), dataset.get("classes"), dataset.get("CLASSES"), meta.get("CLASSES")):
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return None

@@ -13,7 +13,7 @@ import re
 import torch
 from torch import Tensor
 
-from .conversion import Layout, Part, StateDict, forward_names, rename
+from .conversion import Layout, Part, StateDict, forward_names, has_no_bias, rename
 
 COUNTERS = "num_batches_tracked"  # of BatchNorm: some published files have it, no result depends on it
 
@@ -28,10 +28,13 @@ def restore(state_dict: StateDict, layout: Layout) -> dict[str, Tensor]:
         ValueError: a tensor that the layout has no name for, or stages that differ in what the layout shares.
     """
     ours = {k: v for k, v in state_dict.items() if not k.endswith(COUNTERS)}
+    biases = [k for k in ours if has_no_bias(layout, k, "bias")]
+    if any(ours[k].any() for k in biases):
+        raise ValueError(f"the layout {layout.name} cannot hold this model: it has no {', '.join(biases)}")
     rules = [rule for rule in layout.rules(ours) if rule[1] is not None]
     inverted = [pair for pattern, new in rules for pair in _invert(pattern, new)]
     forward = [(re.compile(pattern), new) for pattern, new in rules]
-    names = {key: _published_names(key, inverted, forward) for key in ours}
+    names = {key: _published_names(key, inverted, forward) for key in ours if key not in biases}
     unknown = [key for key, found in names.items() if not found]
     if unknown:
         raise ValueError(

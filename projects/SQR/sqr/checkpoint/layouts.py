@@ -232,6 +232,7 @@ LAYOUTS = (
             r"(?:bbox_head\.)?cls_branches\.0\.weight",
         ),
         rules=_mmdet_deformable_detr,
+        without_bias=r"encoder\.neck\.convs\.\d+",
         nesting="state_dict",
     ),
     Layout(

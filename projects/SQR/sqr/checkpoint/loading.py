@@ -11,12 +11,12 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
 from ..distributed import unwrap
-from ..errors import UserError, one_line
+from ..errors import UserError, as_user_error, one_line
 from ..finite import describe_not_finite, not_finite
 from .backbones import backbone_names
 from .class_heads import ClassHeadChanges, fit_class_heads
 from .files import Weights, read_weights
-from .registry import convert, detect_layout
+from .registry import convert, detect_layout, without_wrappers
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +28,22 @@ _COUNTERS = "num_batches_tracked"  # of BatchNorm: published files have it or no
 class LoadReport:
     """Which tensors of the model were loaded, which were not, and which of the file have no place.
 
-    ``picked``: of those loaded, class heads of which the rows of COCO's 80 categories were taken; ``resized``: likewise
-    two-stage proposal scorers, of which only row 0 counts; ``reinitialised``: class heads for other classes than the
-    file's, left as initialised.
+    ``heads``: what became of class heads.
     """
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    picked: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    reinitialised: list[str] = field(default_factory=list)
+    heads: ClassHeadChanges = field(default_factory=ClassHeadChanges)
 
     def lines(self) -> list[str]:
         """What there is to say beyond the number of tensors loaded."""
+        heads = self.heads
+        anew = f", those of {_listed(heads.new_classes)} initialised anew" if heads.new_classes else ""
         said = (
-            ("Class heads, rows of COCO's 80 categories picked from 91 ids", _modules(self.picked)),
-            ("Proposal scorers, of which only row 0 counts, cut to the number of classes", _modules(self.resized)),
-            ("Class heads of other classes than the file's, initialised anew", _modules(self.reinitialised)),
+            (f"Class heads, rows taken by the names of the classes{anew}", _modules(heads.matched)),
+            ("Proposal scorers, of which only row 0 counts, cut to the number of classes", _modules(heads.resized)),
+            ("Class heads of other classes than the file's, initialised anew", _modules(heads.dropped)),
             ("Not in the file, left as initialised", _summary(self.missing)),
             ("Not used", _summary(self.unexpected)),
         )
@@ -53,14 +51,18 @@ class LoadReport:
 
 
 def load_model_weights(
-    model: nn.Module, source: str, *, complete: bool = False, modules: Sequence[str] = ()
+    model: nn.Module,
+    source: str,
+    *,
+    complete: bool = False,
+    modules: Sequence[str] = (),
+    class_names: Sequence[str] | None = None,
 ) -> LoadReport:
     """Load a checkpoint's weights into a model, whatever its layout.
 
     Understood are this project's and Detectron2's ``.pth``, Detectron2's ``.pkl`` (its name-matching
     included), torchvision ResNet state dicts, and the published detector layouts that
-    :mod:`sqr.checkpoint` converts. Class heads are fitted as :mod:`sqr.checkpoint.class_heads` says; in training those
-    for another number of classes start anew.
+    :mod:`sqr.checkpoint` converts. Class heads are fitted as :mod:`sqr.checkpoint.class_heads` says.
 
     Args:
         model: possibly wrapped for several processes.
@@ -68,6 +70,7 @@ def load_model_weights(
             with `` + `` between them (``timm://NAME + zoo://NAME``), each adds what those before it lack and what fits.
         complete: every tensor of the model must be in the file, as for an evaluation.
         modules: take only these modules (``"backbone"``, ``"encoder.layers"``) from the file; empty takes all.
+        class_names: of the model's classes, where they are known.
 
     Raises:
         UserError: no such file, not readable, not fetchable, an unknown layout, a tensor of another shape,
@@ -78,39 +81,76 @@ def load_model_weights(
         logger.info("Starting from random weights (train.init_checkpoint is empty)")
         return LoadReport(missing=list(model.state_dict()))
     name = f"train.init_checkpoint={source}"
-    weights = _gather(model, source, name)
+    weights, changes = _gather(model, source, name, class_names, complete)
     bad = not_finite(weights)
     if bad:
         raise UserError(f"{name} is of a training that diverged: {describe_not_finite(bad, len(weights))}")
     if modules:
         weights = _only(weights, modules, name)
     hint = "give weights of this config's model" if complete else f"give others, or {_WITHOUT}"
-    report = place_weights(model, weights, name=name, hint=hint, complete=complete)
-    logger.info("Loaded %d of the model's %d tensors from %s", len(report.loaded), len(model.state_dict()), source)
+    report = _place(model, weights, changes, name=name, hint=hint, complete=complete)
+    loaded = [key for key in report.loaded if not key.endswith(_COUNTERS)]
+    total = sum(not key.endswith(_COUNTERS) for key in model.state_dict())
+    logger.info("Loaded %d of the model's %d tensors from %s: %s", len(loaded), total, source, _summary(loaded, 12))
     for line in report.lines():
         logger.info("%s", line)
     return report
 
 
-def _gather(model: nn.Module, source: str, name: str) -> dict[str, Tensor]:
-    """The tensors of one or several sources, with the model's names."""
+def _gather(
+    model: nn.Module, source: str, name: str, class_names: Sequence[str] | None, complete: bool
+) -> tuple[dict[str, Tensor], ClassHeadChanges]:
+    """The tensors of one or several sources, with the model's names and class heads."""
     first, *others = [part.strip() for part in source.split(" + ")]
-    weights = _fit_names(model, read_weights(first, name=name, hint=_WITHOUT), name)
+    weights, changes = _fit(model, read_weights(first, name=name, hint=_WITHOUT), name, class_names, complete)
     target = model.state_dict()
     for other in others:
-        more = _fit_names(model, read_weights(other, name=f"{name}: {other}", hint=_WITHOUT), f"{name}: {other}")
-        if isinstance(getattr(model, "num_classes", None), int):
-            more, _ = fit_class_heads(more, target, model.num_classes)
+        theirs = f"{name}: {other}"
+        more, changed = _fit(model, read_weights(other, name=theirs, hint=_WITHOUT), theirs, class_names, complete)
         fitting = {k: v for k, v in more.items() if k in target and k not in weights and v.shape == target[k].shape}
         if not fitting:
-            raise UserError(f"{name}: {other} adds no tensor that the model has; leave it out")
+            raise UserError(f"{theirs} adds no tensor that the model has; leave it out")
         logger.info("%s adds %d of its %d tensors", other, len(fitting), len(more))
         weights |= fitting
-    return weights
+        changes = changed if changes == ClassHeadChanges() else changes
+    return weights, changes
+
+
+def _fit(
+    model: nn.Module, data: Weights, name: str, class_names: Sequence[str] | None, complete: bool
+) -> tuple[dict[str, Tensor], ClassHeadChanges]:
+    weights = _fit_names(model, data, name)
+    return _fit_heads(model, weights, data.class_names, class_names, complete)
+
+
+def _fit_heads(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    file_classes: Sequence[str] | None,
+    model_classes: Sequence[str] | None,
+    complete: bool,
+) -> tuple[dict[str, Tensor], ClassHeadChanges]:
+    if not isinstance(getattr(model, "num_classes", None), int):
+        return weights, ClassHeadChanges()
+    return fit_class_heads(
+        weights,
+        model.state_dict(),
+        model.num_classes,
+        file_classes=file_classes,
+        model_classes=model_classes,
+        complete=complete,
+    )
 
 
 def place_weights(
-    model: nn.Module, weights: dict[str, Tensor], *, name: str, hint: str, complete: bool = False
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    name: str,
+    hint: str,
+    complete: bool = False,
+    file_classes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> LoadReport:
     """Put weights with the model's names into it, class heads fitted.
 
@@ -119,31 +159,32 @@ def place_weights(
         weights: its tensors by name, and possibly others.
         name: what to call the weights in errors.
         hint: what to do where they do not fit.
-        complete: as in :func:`load_model_weights`.
+        complete, class_names: as in :func:`load_model_weights`.
+        file_classes: the names of the weights' classes, where they are known.
 
     Raises:
         UserError: as :func:`load_model_weights` says of tensors that do not fit.
     """
+    weights, changes = _fit_heads(model, weights, file_classes, class_names, complete)
+    return _place(model, weights, changes, name=name, hint=hint, complete=complete)
+
+
+def _place(
+    model: nn.Module, weights: dict[str, Tensor], changes: ClassHeadChanges, *, name: str, hint: str, complete: bool
+) -> LoadReport:
     target = model.state_dict()
-    changes = ClassHeadChanges()
-    if isinstance(getattr(model, "num_classes", None), int):
-        fitted, changes = fit_class_heads(weights, target, model.num_classes)
-        if complete and changes.dropped:
-            changes = ClassHeadChanges()  # heads of other classes are no whole model: their shapes are the error
-        else:
-            weights = fitted
     known = {*weights, *changes.dropped}
     report = LoadReport(
         loaded=[k for k in weights if k in target],
         missing=[k for k in target if k not in known and not k.endswith(_COUNTERS)],
         unexpected=[k for k in weights if k not in target and not k.endswith(_COUNTERS)],
-        picked=changes.picked,
-        resized=changes.resized,
-        reinitialised=changes.dropped,
+        heads=changes,
     )
     problem = _problem(report, weights, target, complete)
     if problem:
         raise UserError(f"{name} {problem}; {hint}")
+    if changes.differing:
+        logger.warning("%s: the classes have other names (%s) and are taken by their position", name, changes.differing)
     model.load_state_dict({k: weights[k] for k in report.loaded}, strict=False)
     return report
 
@@ -158,25 +199,40 @@ def _only(weights: dict[str, Tensor], modules: Sequence[str], name: str) -> dict
 
 
 def _fit_names(model: nn.Module, data: Weights, name: str) -> dict[str, Tensor]:
-    """Bring a checkpoint's names to the model's."""
-    weights, target = data.tensors, model.state_dict()
+    """Bring a checkpoint's names to the model's. What stands beside a wrapped model keeps its names."""
+    target, tensors = model.state_dict(), data.tensors
     if data.loose:
-        return align_and_update_state_dicts(target, weights, c2_conversion=data.caffe2)
+        return align_and_update_state_dicts(target, tensors, c2_conversion=data.caffe2)
+    known = _known_backbone(model, tensors, target, name)
+    if known is not None:
+        return known
+    try:
+        detect_layout(tensors)
+    except ValueError as error:
+        for prefix, inner in without_wrappers(tensors):
+            fitted = _known_backbone(model, inner, target, name)
+            if fitted is not None or any(k in target for k in inner):
+                return (inner if fitted is None else fitted) | _beside(prefix, tensors)
+        raise UserError(f"{name}: {one_line(error)}") from error
+    with as_user_error(ValueError, prefix=f"{name}: "):
+        converted, report = convert(tensors)
+    return converted | _beside(report.prefix, tensors)
+
+
+def _beside(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+
+
+def _known_backbone(
+    model: nn.Module, weights: dict[str, Tensor], target: dict[str, Tensor], name: str
+) -> dict[str, Tensor] | None:
+    """The tensors of a file of a backbone by the model's names; None of any other."""
     backbone = backbone_names(model, weights)
     if backbone:
         return {own: weights[name] for name, own in backbone.items()}
     if "conv1.weight" in weights and "layer1.0.conv1.weight" in weights:
         return _from_torchvision_resnet(weights, target, name)
-    try:
-        layout = detect_layout(weights)
-    except ValueError as error:
-        if any(k in target for k in weights):
-            return weights
-        raise UserError(f"{name}: {one_line(error)}") from error
-    try:
-        return convert(weights, layout)[0]
-    except ValueError as error:
-        raise UserError(f"{name}: {one_line(error)}") from error
+    return None
 
 
 def _from_torchvision_resnet(weights: dict[str, Tensor], target: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -223,6 +279,10 @@ def _summary(keys: list[str], limit: int = 6) -> str:
         counts[head] = counts.get(head, 0) + 1
     parts = [f"{head} ({count})" for head, count in list(counts.items())[:limit]]
     return ", ".join(parts) + (f" and {len(counts) - limit} more" if len(counts) > limit else "")
+
+
+def _listed(names: list[str], limit: int = 10) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _modules(keys: list[str]) -> str:

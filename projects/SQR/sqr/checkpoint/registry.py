@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
 
 from .conversion import ConversionReport, Layout, StateDict, rename, unknown_keys
 from .inversion import restore
@@ -12,20 +15,45 @@ NATIVE = "sqr"
 """The name of this package's own layout."""
 
 
+_WRAPPERS = ("model.", "module.", "net.", "network.", "detector.", "_forward_module.")
+
+
 def detect_layout(state_dict: StateDict) -> str:
     """The name of the layout that a state dict is written in, from its keys.
 
     Raises:
         ValueError: none fits; the message names the nearest layout and what it lacks.
     """
-    keys = list(state_dict)
-    if any(k.startswith(("decoder.stages.0.", "network.model.")) for k in keys):
-        return NATIVE
-    missing = {layout.name: layout.missing(keys) for layout in LAYOUTS}
-    for layout in LAYOUTS:
-        if not missing[layout.name]:
-            return layout.name
-    raise ValueError(_no_layout(state_dict, missing))
+    found = _recognise(state_dict, (NATIVE, *(layout.name for layout in LAYOUTS)))
+    if found:
+        return found[0]
+    raise ValueError(_no_layout(state_dict, {layout.name: layout.missing(list(state_dict)) for layout in LAYOUTS}))
+
+
+def _recognise(state_dict: StateDict, names: Sequence[str]) -> tuple[str, str] | None:
+    """Which of some layouts a state dict has, and the prefix that a training framework put before its keys."""
+    for prefix, inner in without_wrappers(state_dict):
+        for name in names:
+            if name == NATIVE:
+                fits = any(k.startswith(("decoder.stages.0.", "network.model.")) for k in inner)
+            else:
+                fits = not get_layout(name).missing(list(inner))
+            if fits:
+                return name, prefix
+    return None
+
+
+def without_wrappers(state_dict: StateDict, prefix: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state dict, then what it holds below the attribute of a wrapper, such as Lightning's ``model.``.
+
+    Yields:
+        The prefix so far and the tensors below it, by what follows the prefix.
+    """
+    yield prefix, dict(state_dict)
+    for wrapper in _WRAPPERS:
+        inner = {k.removeprefix(wrapper): v for k, v in state_dict.items() if k.startswith(wrapper)}
+        if inner:
+            yield from without_wrappers(inner, prefix + wrapper)
 
 
 def _no_layout(state_dict: StateDict, missing: dict[str, list[str]]) -> str:
@@ -57,7 +85,8 @@ def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, Con
     """Rename a published state dict to this package's names.
 
     Args:
-        state_dict: the weights themselves, not the file's outer dictionary.
+        state_dict: the weights themselves, not the file's outer dictionary. Names may have a wrapper's prefix, such as
+            Lightning's ``model.``; what is not below it is left out.
         layout: its layout; recognised from the keys when None.
 
     Returns:
@@ -67,9 +96,15 @@ def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, Con
         ValueError: an unknown layout, or keys that the layout does not know.
     """
     name = detect_layout(state_dict) if layout is None else layout
+    _, prefix = _recognise(state_dict, [name]) or (name, "")
+    inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if name == NATIVE:
-        return dict(state_dict), ConversionReport(NATIVE, renamed={k: k for k in state_dict})
-    return rename(state_dict, get_layout(name))
+        converted, report = inner, ConversionReport(NATIVE, renamed={k: k for k in inner})
+    else:
+        converted, report = rename(inner, get_layout(name))
+    report.prefix = prefix
+    report.dropped += [key for key in state_dict if not key.startswith(prefix)]
+    return converted, report
 
 
 def convert_back(state_dict: StateDict, layout: str) -> dict:

@@ -17,6 +17,7 @@ from ..checkpoint.loading import place_weights
 from ..checkpoint.shrink import last_stage_alone, looped_config, trains_the_loop
 from ..config import editable, load_run_config, save_config
 from ..engine import build_model
+from ..engine.startup import class_names
 from ..errors import UserError, as_user_error, report_error
 from ..recollection import Plan
 from .options import add_trust_option
@@ -36,16 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_convert(args: argparse.Namespace) -> None:
     """Published names to this package's; with a config, exactly the tensors of its model, class heads fitted."""
-    converted = _native_weights(args.input, args.layout)
+    converted, names = _native_weights(args.input, args.layout)
     if args.config_file:
-        model = build_model(_config(args.config_file))
+        cfg = _config(args.config_file)
+        model = build_model(cfg)
         report = place_weights(
-            model, converted, name=args.input, hint=f"give weights of the model of {args.config_file}"
+            model,
+            converted,
+            name=args.input,
+            hint=f"give weights of the model of {args.config_file}",
+            file_classes=names,
+            class_names=class_names(cfg),
         )
         print("\n".join(report.lines()) or f"every tensor of the model of {args.config_file} is there")
         state = model.state_dict()
         converted = {key: state[key] for key in report.loaded}
-    _write(args.output, converted)
+        names = class_names(cfg) or names
+    _write(args.output, converted, class_names=names)
 
 
 def run_back(args: argparse.Namespace) -> None:
@@ -60,7 +68,7 @@ def run_back(args: argparse.Namespace) -> None:
 
 def run_shrink(args: argparse.Namespace) -> None:
     """The last stage alone, and beside it a config (OUT with .yaml) that runs it in a loop."""
-    weights = _native_weights(args.input, None)
+    weights, _ = _native_weights(args.input, None)
     cfg = _config(_config_of(args))
     before = num_stages(weights)
     with as_user_error(ValueError, prefix=f"{args.input}: "):
@@ -86,17 +94,17 @@ def run_shrink(args: argparse.Namespace) -> None:
     print(f"{config}: runs it {cfg.model.decoder.inference_plan.times} times")
 
 
-def _native_weights(path: str, layout: str | None) -> dict[str, Tensor]:
-    """A file's weights under this package's names; prints what was done."""
-    weights = read_weights(path).tensors
+def _native_weights(path: str, layout: str | None) -> tuple[dict[str, Tensor], Sequence[str] | None]:
+    """A file's weights under this package's names, and its classes' names if it says them; prints what was done."""
+    weights = read_weights(path)
     with as_user_error(ValueError, prefix=f"{path}: "):
-        converted, report = convert(weights, layout)
+        converted, report = convert(weights.tensors, layout)
     print(report)
     if report.dropped:
         kinds = Counter(".".join(key.split(".")[-2:]) if key.endswith("tracked") else key for key in report.dropped)
         shown = [f"{kind} ({n})" if n > 1 else kind for kind, n in kinds.most_common(8)]
         print(f"left out, repeated or no weights: {', '.join(shown)}{', ...' if len(kinds) > 8 else ''}")
-    return dict(converted)
+    return dict(converted), weights.class_names
 
 
 def _config_of(args: argparse.Namespace) -> str:
@@ -110,8 +118,14 @@ def _config(name: str) -> DictConfig:
     return load_run_config(name, needs_data=False, device="cpu")
 
 
-def _write(path: str, tensors: Mapping[str, Tensor], *, nesting: str = "model") -> None:
-    write_weights(path, tensors, nesting=nesting)
+def _write(
+    path: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    nesting: str = "model",
+    class_names: Sequence[str] | None = None,
+) -> None:
+    write_weights(path, tensors, nesting=nesting, class_names=class_names)
     print(f"wrote {path}")
 
 

@@ -94,8 +94,13 @@ class CocoReader:
         for index, entry in enumerate(self.content.get(key) or ()):
             if isinstance(entry, dict):
                 yield f"{key}[{index}]", entry
+                continue
+            self._lacks(f"{key}[{index}]", self.record.source, ["fields"])
+            if key == "annotations":
+                self.record.dropped_objects += 1
             else:
-                self._lacks(f"{key}[{index}]", self.record.source, ["fields"])
+                dropped = self.record.dropped_images if key == "images" else self.record.dropped_classes
+                dropped.append((f"{key}[{index}]", "no fields"))
 
     def _lacks(self, place: str, file: str, fields: Sequence[str]) -> None:
         self.record.note("missing_field", file, f"{place} has no usable {', '.join(fields)}")

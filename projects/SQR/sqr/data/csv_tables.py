@@ -9,6 +9,7 @@ from glob import escape, glob
 
 from ..errors import one_line
 from .converted import ConvertedSplit, ForeignImage, ForeignObject, Parsed
+from .image_files import ImageFinder
 from .values import read_number
 from .yolo import SPLIT_FOLDERS
 
@@ -90,6 +91,7 @@ def parse_csv(path: str, root: str) -> Parsed:
     columns = _columns(rows[0]) if rows else None
     if columns is None:
         return Parsed(problems=[("unreadable_annotations", path, "no columns for file, class and box are recognised")])
+    finder = ImageFinder(root)
     has_header = read_number(rows[0][columns["left"]]) is None and rows[0][columns["left"]] != ""
     for number, row in enumerate(rows[has_header:], start=1 + has_header):
         if not any(row):
@@ -98,7 +100,7 @@ def parse_csv(path: str, root: str) -> Parsed:
             problems.append(("bad_label", path, f"row {number} has only {len(row)} columns"))
             continue
         cell = {key: row[i].strip() for key, i in columns.items()}
-        name = _placed(root, path, cell["file"])
+        name = _placed(finder, path, cell["file"])
         image = images.setdefault(name, ForeignImage(name, cell.get("width"), cell.get("height")))
         if cell["label"] or cell["left"]:
             image.objects.append(ForeignObject(cell["label"], _corners(cell)))
@@ -112,11 +114,9 @@ def _corners(cell: dict[str, str]) -> list[float | str | None]:
     return [None] if None in (x, y, w, h) else [x, y, x + w, y + h]
 
 
-def _placed(root: str, table: str, name: str) -> str:
+def _placed(finder: ImageFinder, table: str, name: str) -> str:
     """An image's path below the root: as it stands, beside the table, or in a folder called after the split."""
-    name = name.replace("\\", "/")
-    beside = os.path.relpath(os.path.dirname(table), root)
-    split = _split_of(root, table) or "train"
+    beside = os.path.relpath(os.path.dirname(table), finder.folder)
+    split = _split_of(finder.folder, table) or "train"
     folders = [f for alias in SPLIT_FOLDERS.get(split, ()) for f in (alias, f"images/{alias}", f"{alias}/images")]
-    places = [os.path.normpath(os.path.join(folder, name)) for folder in ("", beside, "images", *folders)]
-    return next((place for place in places if name and os.path.isfile(os.path.join(root, place))), name)
+    return finder.first(name, ("", beside, "images", *folders))

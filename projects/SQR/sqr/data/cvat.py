@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 from ..errors import one_line
 from .converted import ConvertedSplit, ForeignImage, ForeignObject, Parsed
+from .image_files import ImageFinder
 from .values import read_number
 from .xml_files import parse_xml, root_tag
 from .yolo import SPLIT_FOLDERS
@@ -52,11 +54,12 @@ def parse_cvat(path: str, root: str, subset: str) -> Parsed:
     if tree.find("track") is not None:
         text = "tracks of a video, whose frames are no image files: export it as 'CVAT for images'"
         return Parsed(problems=[("unreadable_annotations", path, text)])
+    finder = ImageFinder(root)
     for element in tree.iter("image"):
         if _subset(element) != subset:
             continue
         name = element.get("name") or ""
-        image = ForeignImage(_placed(root, name, element.get("subset")), element.get("width"), element.get("height"))
+        image = ForeignImage(_placed(finder, name, element.get("subset")), element.get("width"), element.get("height"))
         for shape in element:
             if shape.tag in _SHAPES:
                 image.objects.append(ForeignObject(shape.get("label"), _corners(shape)))
@@ -66,18 +69,30 @@ def parse_cvat(path: str, root: str, subset: str) -> Parsed:
     return parsed
 
 
-def _placed(root: str, name: str, subset: str | None) -> str:
+def _placed(finder: ImageFinder, name: str, subset: str | None) -> str:
     """Where CVAT's archive puts an image."""
-    places = (name, os.path.join("images", name), os.path.join("images", subset or "", name))
-    return next((place for place in places if name and os.path.isfile(os.path.join(root, place))), name)
+    return finder.first(name, ("", "images", os.path.join("images", subset or "")))
 
 
-def _corners(shape: Element) -> Sequence[float | str | None]:
+def _corners(shape: Element) -> Sequence[float | None]:
+    """Of the upright box around a shape; one None where it cannot be read."""
+    angle = read_number(shape.get("rotation", 0))  # degrees, of boxes and ellipses about their centre
     if shape.tag == "box":
-        return [shape.get(key) for key in ("xtl", "ytl", "xbr", "ybr")]
+        corners = [read_number(shape.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")]
+        if not angle or None in corners:
+            return [None] if angle is None else corners
+        left, top, right, bottom = corners
+        x, y, a, b = (left + right) / 2, (top + bottom) / 2, abs(right - left) / 2, abs(bottom - top) / 2
+        cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
+        across, down = a * cos + b * sin, a * sin + b * cos
+        return [x - across, y - down, x + across, y + down]
     if shape.tag == "ellipse":
-        x, y, rx, ry = (read_number(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
-        return [None] if None in (x, y, rx, ry) else [x - rx, y - ry, x + rx, y + ry]
+        x, y, a, b = (read_number(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
+        if None in (x, y, a, b, angle):
+            return [None]
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        across, down = math.hypot(a * cos, b * sin), math.hypot(a * sin, b * cos)
+        return [x - across, y - down, x + across, y + down]
     points = [[read_number(v) for v in point.split(",")] for point in (shape.get("points") or "").split(";")]
     if not all(len(point) == 2 and None not in point for point in points):
         return [None]

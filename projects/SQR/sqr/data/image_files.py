@@ -28,7 +28,7 @@ class ImageFinder:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self._listings: dict[str, dict[str, list[str]]] = {}
+        self._listings: dict[str, tuple[_Names, _Names]] = {}
 
     def find(self, name: str) -> str | None:
         """The name under which a file is there, relative to the folder as ``name`` is; None if there is none."""
@@ -43,17 +43,27 @@ class ImageFinder:
                 return found
         return None
 
+    def first(self, name: str, folders: Sequence[str]) -> str:
+        """The first file of a name in some of the folder's folders, spelt as it is if there is one; else the name."""
+        name = name.replace("\\", "/")
+        names = dict.fromkeys((name, os.path.basename(name))) if name.strip() else ()
+        places = [os.path.normpath(os.path.join(folder, n)) for n in names if n for folder in folders]
+        spelt = (place for place in places if "\0" not in place and os.path.isfile(os.path.join(self.folder, place)))
+        return next(spelt, None) or next(filter(None, map(self.find, places)), name)
+
     def closest(self, name: str) -> str | None:
         """A name in the folder that differs in suffix only, for a message."""
         stem = _key(os.path.splitext(os.path.basename(name.replace("\\", "/")))[0])
-        listing = self._listing(self.folder)
-        return next((names[0] for key, names in listing.items() if os.path.splitext(key)[0] == stem), None)
+        files, _ = self._listing(self.folder)
+        return next((names[0] for key, names in files.items() if os.path.splitext(key)[0] == stem), None)
 
     def _walk(self, name: str) -> str | None:
         folder, found = self.folder, []
-        for part in name.split("/"):
+        *parents, last = name.split("/")
+        for part in (*parents, last):
             if part not in ("", ".", ".."):
-                alike = self._listing(folder).get(_key(part), [])
+                files, folders = self._listing(folder)
+                alike = (files if len(found) == len(parents) else folders).get(_key(part), [])
                 if part not in alike:
                     if len(alike) != 1:
                         return None
@@ -62,13 +72,19 @@ class ImageFinder:
             folder = os.path.join(folder, part)
         return "/".join(found)
 
-    def _listing(self, folder: str) -> dict[str, list[str]]:
+    def _listing(self, folder: str) -> tuple[_Names, _Names]:
+        """The files and the folders of a folder; links count as what they lead to."""
         if folder not in self._listings:
-            groups: dict[str, list[str]] = {}
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                groups.setdefault(_key(name), []).append(name)
-            self._listings[folder] = groups
+            files: _Names = {}
+            folders: _Names = {}
+            for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+                group = files if entry.is_file() else folders if entry.is_dir() else {}
+                group.setdefault(_key(entry.name), []).append(entry.name)
+            self._listings[folder] = files, folders
         return self._listings[folder]
+
+
+_Names = dict[str, list[str]]  # by their form that all spellings share
 
 
 def _key(name: str) -> str:

@@ -85,7 +85,7 @@ class SplitRecord:
 
     def note(self, kind: str, file: str, text: str) -> None:
         """Add a defect."""
-        self.defects.append(Defect(kind, self.name, file, text))
+        self.defects.append(Defect(kind, self.name, file, text.encode("utf-8", "backslashreplace").decode()))
 
     def drop(self, kind: str, file: str, text: str) -> None:
         """Add a defect for which an object is left out."""

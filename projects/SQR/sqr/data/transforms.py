@@ -111,6 +111,7 @@ def training_augmentations(
     color_jitter: float = 0.0,
     crop_resize: Sequence[int] | None = None,
     crop_sides: Sequence[int] | None = None,
+    crop_max_size: int | None = None,
     pixel_transforms: Sequence[Callable[..., dict]] = (),
 ) -> list[T.Augmentation]:
     """DETR's recipe: a flip, then resize, or resize, crop and resize; optionally a change of colours.
@@ -128,6 +129,8 @@ def training_augmentations(
         crop_resize: shortest edges before the crop; None takes DETR's proportions of the largest
             ``min_size``, which are (400, 500, 600) for 800.
         crop_sides: shortest and longest side of the window, in pixels; None likewise, (384, 600) for 800.
+        crop_max_size: longest allowed length of the longest edge before the crop; None, as DETR, limits only strips of
+            more than 20 to 1.
         pixel_transforms: for :class:`PixelTransforms`, at the end.
 
     Raises:
@@ -154,7 +157,7 @@ def training_augmentations(
 
     augmentations = [T.RandomFlip(prob=flip_prob)] if flip_prob > 0 else []
     if crop_prob > 0:
-        longest = _LONGEST_BEFORE_CROP * max(_sizes("crop_sides", crop_sides))
+        longest = crop_max_size or _LONGEST_BEFORE_CROP * max(_sizes("crop_sides", crop_sides))
         before = ResizeShortestEdge(_sizes("crop_resize", crop_resize), longest, sample_style="choice")
         crop = T.RandomCrop("absolute_range", tuple(_sizes("crop_sides", crop_sides)))
         augmentations.append(RandomEither(first=[resize()], second=[before, crop, resize()], second_prob=crop_prob))

@@ -11,6 +11,7 @@ from typing import Any
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # spaces of no width, and the byte order mark
 LARGEST_ID = 2**63 - 1  # what NumPy, and with it COCO's evaluation, can hold
 
 
@@ -61,17 +62,20 @@ def read_flag(value: Any) -> bool | None:
 
 
 def read_name(value: Any) -> str | None:
-    """A class name, in Unicode's composed form and without white space or a byte order mark around it: text or an
-    integer; None if it is blank or neither."""
+    """A class name, in Unicode's composed form, one space for white space within it and nothing invisible around it:
+    text or an integer; None if it is blank or neither."""
     text = read_file_name(value)
-    return unicodedata.normalize("NFC", text.strip("\ufeff \t\r\n")) if text else None
+    return " ".join(unicodedata.normalize("NFC", text.translate(_INVISIBLE)).split()) or None if text else None
 
 
 def read_file_name(value: Any) -> str | None:
-    """A file name as it is written: text or an integer; None if it is blank or neither."""
+    """A file name as it is written: text or an integer; None if it is blank or neither. What is half a character, which
+    no file can be written with, is replaced."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_ID:
         value = str(value)
-    return value if isinstance(value, str) and value.strip("\ufeff \t\r\n") else None
+    if not isinstance(value, str) or not value.strip("\ufeff \t\r\n"):
+        return None
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_box(value: Any) -> list[float] | None:

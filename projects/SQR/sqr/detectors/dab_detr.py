@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..boxes import refine_boxes
+from ..boxes import inverse_sigmoid, refine_boxes
 from ..layers import MLP, QueryTable, box_encoding, in_float32, make_heads, xavier_uniform_all
 from ..layers.conditional_decoder import ConditionalDecoderLayer
 from ..layers.deformable_decoder import DeformableDecoderLayer
@@ -41,6 +41,8 @@ class AnchorQueries(nn.Module):
         dim: ``C``.
         learned_content: also learn the content (DAB-Deformable-DETR); otherwise it starts at zero (DAB-DETR).
         num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
+        uniform_centers: draw the initial centres uniformly over the image, as detrex; otherwise they are normal before
+            the sigmoid, as the official code has them by default.
     """
 
     def __init__(
@@ -51,12 +53,16 @@ class AnchorQueries(nn.Module):
         dim: int = 256,
         learned_content: bool = False,
         num_auxiliary: int = 0,
+        uniform_centers: bool = False,
     ):
         super().__init__()
         self.num_queries, self.dim = num_queries, dim
         make_table = partial(QueryTable, num_queries=num_queries, num_groups=num_groups, num_auxiliary=num_auxiliary)
         self.anchors = make_table(dim=4)  # before the sigmoid
         self.content = make_table(dim=dim) if learned_content else None
+        if uniform_centers:
+            centers = torch.rand_like(self.anchors.weight[:, :2])
+            self.anchors.weight.data[:, :2] = inverse_sigmoid(centers, INVERSE_SIGMOID_EPS)
 
     def forward(self, memory: DenseMemory | MultiScaleMemory, targets: Targets | None = None) -> InitialQueries:
         anchors = self.anchors().sigmoid()
@@ -137,6 +143,7 @@ class DabDeformableStage(DeformableDecoderLayer):
     """
 
     shared = ("query_scale", "ref_point_head")
+    cloned = ("class_embed", "bbox_embed")
 
     def __init__(
         self,

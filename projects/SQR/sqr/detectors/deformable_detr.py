@@ -61,7 +61,8 @@ class ProposalQueries(nn.Module):
     """The two-stage form: the encoder proposes a box a token, the best become the queries' references.
 
     As published, tokens are ranked by the logit of class 0, proposals are trained with every object as class 0, and
-    references and positions are detached from them. Tokens that cannot propose compete by the score of a zero feature,
+    references and positions are detached from them. (Officially the heads start from the values of the stages' heads,
+    here from a draw of their own.) Tokens that cannot propose compete by the score of a zero feature,
     as published, unless the encoder ignores padding: then they come last, since their number grows with the padding.
 
     Args:
@@ -121,8 +122,9 @@ class DeformableDecoderStage(DeformableDecoderLayer):
 
     Args:
         num_classes: ``K``.
-        refine: hand the predicted box (detached) to the next stage as its reference; otherwise the reference stays and
-            all stages share their heads.
+        refine: hand the predicted box (detached) to the next stage as its reference; each stage then has heads of its
+            own, which start from the same values as published. Otherwise the reference stays and all stages share their
+            heads.
         two_stage: whether the first references are proposals. Points have no size, so the first boxes start small:
             ``sigmoid(-2) = 0.12`` of the image.
         look_forward_twice: with ``refine``, do not detach that box where the next stage's box is predicted from it, so
@@ -156,7 +158,8 @@ class DeformableDecoderStage(DeformableDecoderLayer):
                 raise ValueError(f"{name}=True needs refine=True: the plain form refines no boxes")
         self.refine, self.two_stage, self.look_forward_twice = refine, two_stage, look_forward_twice
         self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
-        self.shared = () if refine else ("class_embed", "bbox_embed")
+        heads = ("class_embed", "bbox_embed")
+        self.shared, self.cloned = ((), heads) if refine else (heads, ())
 
     def make_first(self) -> None:
         if not self.two_stage:

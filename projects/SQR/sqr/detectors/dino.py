@@ -10,6 +10,7 @@ queries, refines its own box, and only the predicted box sees that graph.
 
 from __future__ import annotations
 
+import copy
 import math
 
 from torch import nn
@@ -143,7 +144,7 @@ def dino_stages(
     stages = []
     for stage in range(num_stages):
         if stage > 0 and not shared_heads:
-            heads = make_heads(num_classes=num_classes, dim=dim)
+            heads = copy.deepcopy(heads)  # detrex's start from the same values
         stages.append(
             DinoStage(
                 norm=norm,

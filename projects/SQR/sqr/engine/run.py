@@ -30,7 +30,7 @@ from .optimizer_state import check_settings
 from .progress import ProgressLine
 from .run_folder import FolderCheck, locked
 from .saving import run_and_save
-from .startup import describe, record_config
+from .startup import class_names, describe, record_config
 from .train_loader import ForeignLoader, TrainLoader
 from .trainer import Trainer
 from .wandb_writer import WandbWriter
@@ -74,7 +74,7 @@ def load_model(cfg: DictConfig) -> nn.Module:
         UserError: the weights cannot be read or do not fit.
     """
     model = build_model(cfg)
-    load_model_weights(model, cfg.train.init_checkpoint, complete=True)
+    load_model_weights(model, cfg.train.init_checkpoint, complete=True, class_names=class_names(cfg))
     return model
 
 
@@ -315,7 +315,8 @@ def _load(
         return trainer.completed + 1
     if args.resume:
         logger.info("No checkpoint in %s: starting from the beginning", cfg.train.output_dir)
-    load_model_weights(model, cfg.train.init_checkpoint, modules=list(cfg.train.get("init_modules", [])))
+    modules = list(cfg.train.get("init_modules", []))
+    load_model_weights(model, cfg.train.init_checkpoint, modules=modules, class_names=class_names(cfg))
     return 0
 
 

@@ -77,9 +77,14 @@ def record_config(cfg: DictConfig) -> None:
 
 def describe(cfg: DictConfig) -> dict[str, object]:
     """What a checkpoint says of its run, enough to predict with the file: the recorded config and the class names."""
-    names = (cfg.get("data") or {}).get("class_names")
     text = (Path(cfg.train.output_dir) / "config.yaml").read_text()
-    return {"config": text, "class_names": [str(name) for name in names or ()]}
+    return {"config": text, "class_names": class_names(cfg) or []}
+
+
+def class_names(cfg: DictConfig) -> list[str] | None:
+    """The names of a settled config's classes; None where its data does not say."""
+    names = (cfg.get("data") or {}).get("class_names")
+    return None if names is None else [str(name) for name in names]
 
 
 def describe_run() -> str:

@@ -12,8 +12,8 @@ def repeated(cls: type[nn.Module], name: str, count: str) -> Callable[..., list[
     """Make a function ``name`` that returns a list of modules, each with its own initial weights.
 
     Its arguments are those of ``cls`` and, by the name ``count``, how many modules to make (6 by default). Submodules
-    named in ``shared`` are the first module's in all of them; ``make_first`` then adapts the first module. Both are
-    optional.
+    named in ``shared`` are the first module's in all of them, those named in ``cloned`` have its initial values;
+    ``make_first`` then adapts the first module. All three are optional.
     """
 
     def make(**options: object) -> list[nn.Module]:
@@ -22,6 +22,8 @@ def repeated(cls: type[nn.Module], name: str, count: str) -> Callable[..., list[
         for module in modules[1:]:
             for shared in getattr(module, "shared", ()):
                 setattr(module, shared, getattr(modules[0], shared))
+            for cloned in getattr(module, "cloned", ()):
+                getattr(module, cloned).load_state_dict(getattr(modules[0], cloned).state_dict())
         if modules and hasattr(cls, "make_first"):
             modules[0].make_first()
         return modules

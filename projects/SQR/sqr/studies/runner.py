@@ -7,7 +7,9 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import torch
@@ -72,12 +74,20 @@ def run_study(
     context = Context(work, data, results)
     jobs = [(cell, context) for cell in missing[:limit]]
     say(f"{study.name}: {len(wanted) - len(missing)} of {len(wanted)} cells are measured, {len(jobs)} to do")
-    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) if workers else nullcontext()
-    with pool:
-        texts = pool.imap_unordered(_measure_job, jobs) if workers else map(_measure_job, jobs)
+    with ThreadPool(workers) if workers else nullcontext() as pool:
+        texts = pool.imap_unordered(_measure_in_process, jobs) if pool else map(_measure_job, jobs)
         for number, text in enumerate(texts, start=1):
             say(f"{number}/{len(jobs)} {text}")
     return sum(not result_path(cell, results).is_file() for cell in wanted)
+
+
+def _measure_in_process(job: tuple[Cell, Context]) -> str:
+    """Measure one cell in a new process, which may start processes of its own, as data loaders do."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            return executor.submit(_measure_job, job).result()
+        except BrokenExecutor:
+            return f"{job[0].key}: error: its process was killed; the next call measures it again"
 
 
 def _measure_job(job: tuple[Cell, Context]) -> str:

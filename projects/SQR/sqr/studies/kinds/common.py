@@ -71,7 +71,6 @@ def analyze_stages(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dic
         batches: what it is fed with; the config's test loader when None.
     """
     cfg = editable(cfg)
-    cfg.dataloader.test.num_workers = 0  # a cell is measured in a pool's process, which may have no children
     evaluator = StageEvaluator(dataset_name_of(cfg), distributed=False)
     inference = StageInference(model)
     for inputs in instantiate(cfg.dataloader.test) if batches is None else batches:
