@@ -142,14 +142,17 @@ def from_transformers(
             f"this detector needs transformers: pip install 'detectron2-sqr[transformers]' ({error})"
         ) from error
     changes = {} if num_classes is None else {"num_labels": num_classes}
+    trust = {"trust_remote_code": False}  # without it a directory's own code may run once somebody answers "y"
     if pretrained is not None:
         try:
-            network = AutoModelForObjectDetection.from_pretrained(pretrained, ignore_mismatched_sizes=True, **changes)
+            network = AutoModelForObjectDetection.from_pretrained(
+                pretrained, ignore_mismatched_sizes=True, **trust, **changes
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"pretrained={pretrained}: {error}") from error
     else:
         values = OmegaConf.to_container(OmegaConf.create(dict(config or {})), resolve=True)
-        network = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**{**values, **changes}))
+        network = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**{**values, **changes}), **trust)
     return TransformersDetector(
         network=network,
         decoder=decoder or {},

@@ -19,6 +19,7 @@ MAX_DEPTH = 60
 MAX_EXPANDED = 1_000_000
 """Values and characters of a config once aliases and interpolations are written out."""
 
+_OUTPUT = "${train.output_dir}"
 _NAME = "tag:yaml.org,2002:python/name:"
 _REFERENCE = re.compile(r"\$\{(\.*[\w-]+(?:[.\[][\w-]+\]?)*)\}")
 
@@ -62,7 +63,17 @@ def parse_yaml_config(text: str, name: str, *, target: Callable[[Any, str], Any]
     for key, value in _entries(content, ""):
         if key.rpartition(".")[2] == "_target_":
             target(value, f"{name}, {key}")
+        if target is trusted_target:
+            _refuse_side_doors(key, value, name)
     return cfg
+
+
+def _refuse_side_doors(key: str, value: Any, name: str) -> None:
+    """Refuse what makes a harmless call write elsewhere, or read files that are unpickled."""
+    if key.rpartition(".")[2] == "output_dir" and key != "train.output_dir" and value not in (None, _OUTPUT):
+        raise UsageError(f"{name}, {key}={str(value)[:100]}: a run writes to train.output_dir only; use {_OUTPUT}")
+    if isinstance(value, dict) and {"_target_", "cfg"} <= value.keys():
+        raise UsageError(f"{name}, {key}.cfg: a YAML config names arguments; it may not give a whole config instead")
 
 
 def _load(text: str, name: str, target: Callable[[Any, str], Any]) -> Any:
@@ -75,6 +86,8 @@ def _load(text: str, name: str, target: Callable[[Any, str], Any]) -> Any:
         **loader.yaml_constructors,
         "tag:yaml.org,2002:python/tuple": lambda own, node: own.construct_sequence(node, deep=True),
     }
+    for tag in ("binary", "omap", "pairs", "set"):  # tuples, sets and bytes, of which a config has none
+        del loader.yaml_constructors[f"tag:yaml.org,2002:{tag}"]
     try:
         node = loader.get_single_node()
         if node is None:

@@ -205,8 +205,13 @@ def create_timm_model(name: str, *, pretrained: bool = False, **options) -> nn.M
     """A timm model, without weights unless ``pretrained``, which downloads and caches them.
 
     Raises:
-        UserError: timm is not installed, or it has no such model or option.
+        UserError: timm is not installed, it has no such model or option, or an option names a file.
     """
+    files = sorted({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"} & set(options))
+    if files:
+        raise UserError(
+            f"timm model {name!r}: leave out {', '.join(files)}; train.init_checkpoint names weights to load"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, about timm's own code
