@@ -25,8 +25,8 @@ def measure_evaluation(cell: Cell, context: Context) -> Measurement:
     """Evaluate a checkpoint.
 
     Options: ``config``, ``checkpoint``, ``overrides``; ``fresh``, seed and number of new images of the shapes dataset
-    to evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, how many images to
-    time on their own.
+    to evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, the number of images
+    to time individually.
     """
     config, checkpoint, overrides, fresh, fuse, latency_images = take(cell.options, ("config", "checkpoint"), _OPTIONAL)
     settings = filled(overrides, context.data) + (fresh_shapes(context.work, **fresh) if fresh else [])
