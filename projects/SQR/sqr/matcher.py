@@ -104,7 +104,7 @@ class HungarianMatcher:
         return flat
 
     def _fill(self, problem: MatchingProblem, parts: Sequence[Tensor]) -> None:
-        """Write the costs of each image of a problem, in blocks of groups or queries, which bounds the memory for crowds."""
+        """Write the costs of each image of a problem, in blocks of groups or queries to bound the memory for crowds."""
         (logits, boxes), targets = (problem.prediction.logits, problem.prediction.boxes), problem.targets
         _, groups, queries, _ = logits.shape
         at_once = _PAIRS_AT_ONCE.get(logits.device.type, _PAIRS_AT_ONCE["cuda"])
@@ -126,7 +126,7 @@ class HungarianMatcher:
                 self._add_box_cost(cost, candidates[:, :, None], target_coordinates[:, of_image, None])
 
     def _coordinates(self, boxes: Tensor) -> Tensor:
-        """``(..., 4)`` normalised cxcywh -> ``(9, ...)``: coordinates of the L1 distance, corners and area, each contiguous."""
+        """``(..., 4)`` normalised cxcywh -> ``(9, ...)``: coordinates of the L1 distance, corners, area; contiguous."""
         return torch.stack((*l1_coordinates(boxes, self.l1_format).unbind(-1), *corners_and_area(boxes)))
 
     def _add_box_cost(self, cost: Tensor, boxes: Tensor, targets: Tensor) -> None:

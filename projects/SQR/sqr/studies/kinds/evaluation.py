@@ -44,10 +44,10 @@ def measure_evaluation(cell: Cell, context: Context) -> Measurement:
 
 @torch.no_grad()
 def processor_time(cfg: DictConfig, model: nn.Module, reference: nn.Module, images: int) -> tuple[float, float]:
-    """Processor time of an image on its own, postprocessing included, in ms and as a percentage of a reference's.
+    """Processor time per single image, including postprocessing, in ms and as a percentage of a reference's.
 
-    The two models take turns on the same images, so that other work on the machine slows both; medians over the
-    images, after three that do not count.
+    The two models take turns on the same images, so that other load slows both; medians over the
+    images, after three warm-up images.
     """
     loader = instantiate(cfg.dataloader.test)
     inputs: Sequence[dict] = [x for batch in loader for x in batch][: images + 3]
