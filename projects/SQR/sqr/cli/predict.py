@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..data import read_image
 from ..errors import UsageError, UserError, one_line, report_error
+from ..files import write_text
 from ..predictor import Predictor
 from ..visualization.drawing import draw_detections, draw_stages
 from ..visualization.sources import Video, VideoFile, find_inputs, is_video, opencv
@@ -54,8 +55,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Store everything."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(vars(self), indent=1) + "\n")
+        write_text(path, json.dumps(vars(self), indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
