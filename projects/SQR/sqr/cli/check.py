@@ -20,15 +20,15 @@ from ..data.layouts import DatasetFolder, UnknownLayoutError, find_dataset, sing
 from ..errors import UsageError, as_user_error, report_error
 from ..files import write_json
 
-_SHOWN_CHANGES = 20  # of --fix; all are in fix.json
+_SHOWN_CHANGES = 20  # changes of --fix to print; all are in fix.json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 if the dataset can be trained on, 1 if training or evaluation would fail, 2 for a command that makes no
-        sense. With ``--fix`` this is said of the copy.
+        0 if the dataset can be trained on, 1 if training or evaluation would fail, 2 for an invalid
+        command. With ``--fix`` this refers to the copy.
     """
     args = _parser().parse_args(argv)
     try:
