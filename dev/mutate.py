@@ -48,6 +48,7 @@ TESTS = {
     "decoder.py": [*DECODER, "tests/test_decoder_compile.py"],
     "layers/adaptive_mixing.py": [*START, *ADAMIXER],
     "layers/attention.py": ["tests/test_attention.py", *DENSE],
+    "layers/deformable_decoder.py": ["tests/test_denoising.py", *DEFORMABLE],
     "layers/denoising.py": ["tests/test_denoising.py"],
     "layers/library_backbones.py": ["tests/test_library_backbones.py"],
     "layers/padding.py": ["tests/test_ignore_padding.py", *DENSE[:1]],
@@ -56,7 +57,12 @@ TESTS = {
     "layers": [*START, *DEFORMABLE, *DENSE, "tests/test_meta_arch.py"],
     "detectors/adamixer.py": [*START, *ADAMIXER],
     "detectors/deformable_detr.py": [*START, *DEFORMABLE, *DECODER],
-    "detectors/dino.py": [*START, "tests/test_denoising.py", "tests/golden/test_dino.py"],
+    "detectors/dino.py": [
+        *START,
+        "tests/test_denoising.py",
+        "tests/golden/test_dino.py",
+        "tests/test_ignore_padding.py",
+    ],
     "detectors": [*START, *DENSE, *DECODER],
 }
 COMPARE = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

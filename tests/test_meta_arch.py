@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from helpers import build, random_batch
 from small_models import lively, small_config
+from sqr.targets import Targets
 
 
 @pytest.fixture(scope="module", params=["deformable_plain", "deformable_refine", "deformable_two_stage"])
@@ -110,6 +111,13 @@ def test_a_batch_of_empty_images_trains(model):
     assert torch.isfinite(total)
     model.zero_grad()
     model.eval()
+
+
+def test_targets_are_normalised_by_width_and_height():
+    (inputs,) = random_batch([(64, 96)], [1])
+    inputs["instances"].gt_boxes.tensor[:] = torch.tensor([24.0, 16.0, 72.0, 32.0])
+    targets = Targets.from_batched_inputs([inputs], num_classes=5, device="cpu")
+    assert targets.boxes.tolist() == [[0.5, 0.375, 0.5, 0.25]]
 
 
 def test_errors_name_the_image(model):

@@ -106,7 +106,7 @@ def create_ddp_model(
 def lost_worker(text: str) -> UserError:
     """The error of a data loader process that died; ``text`` is PyTorch's message."""
     return UserError(
-        f"a data loading process ended ({text[:200]}); it was killed, often for want of memory: lower "
+        f"a data loading process ended ({text[:200]}); it was killed, often because memory ran out: lower "
         "dataloader.train.num_workers or the image sizes"
     )
 

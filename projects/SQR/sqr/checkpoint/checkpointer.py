@@ -121,13 +121,13 @@ class Checkpointer(DetectionCheckpointer):
         """
         candidates, reasons = self.candidates(), []
         if candidates and self.last_name() is None:
-            self.logger.warning("%s names no checkpoint: the newest one is looked for", self._tag_path())
+            self.logger.warning("%s names no checkpoint: looking for the newest one", self._tag_path())
         for path in candidates:
             try:
                 data_iteration, left = self._restore(path)
             except _Unusable as error:
                 reasons.append(one_line(error))
-                self.logger.warning("%s; trying the checkpoint before it", reasons[-1])
+                self.logger.warning("%s; trying the previous checkpoint", reasons[-1])
                 continue
             chosen = comm.all_gather(Path(path).name)
             if len(set(chosen)) > 1:

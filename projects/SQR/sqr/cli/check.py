@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.split is not None and {"train", "val"} <= dataset.splits.keys():
         raise UsageError("--split makes a validation split, but there is one")
     if args.split is not None and args.no_decode:
-        raise UsageError("--split looks at the images to keep those that are alike together: leave out --no-decode")
+        raise UsageError("--split compares images to keep similar ones together: leave out --no-decode")
     inspection = inspect_dataset(dataset, queries=args.queries, decode=not args.no_decode, workers=args.workers)
     with as_user_error(OSError, prefix="cannot write the report: "):
         folder = Path(args.output or Path("output") / f"check_{Path(os.path.abspath(args.path)).stem}")

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, predictor: Predictor, traced: tuple[int, int, int]) -> int:
     """Run the file and the model on noise; the exit code."""
-    _say("checking: the file and the model, on noise")
+    _say("comparing the file with the model on noise")
     if args.output.suffix == ".onnx":
         exported, by = onnx_runner(args.output), "onnxruntime"
     else:

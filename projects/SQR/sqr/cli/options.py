@@ -63,7 +63,7 @@ def analysis_parser() -> argparse.ArgumentParser:
         "--from-predictions", nargs="+", default=[], metavar="PATH",
         help="a directory of predictions, or COCO result files, one per stage, first stage first",
     )  # fmt: skip
-    parser.add_argument("--name", help="what to call the model in tables and the report")
+    parser.add_argument("--name", help="name of the model in tables and the report")
     parser.add_argument(
         "--clip-boxes",
         action="store_true",
@@ -111,7 +111,7 @@ def predict_parser() -> argparse.ArgumentParser:
         "--show", action="store_true", help="show pictures in a window; any key continues, q ends a video"
     )
     parser.add_argument("--video-format", choices=("mp4", "avi"), default="mp4", help="of written videos")
-    parser.add_argument("--max-frames", type=int, default=0, help="stop a video after so many frames")
+    parser.add_argument("--max-frames", type=int, default=0, help="stop a video after this many frames")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; the first GPU if there is one")
     return parser
 
@@ -136,7 +136,7 @@ def export_parser() -> argparse.ArgumentParser:
         help="write a program's sampling operators as grid_sample, so that it runs without this package (ONNX always)",
     )  # fmt: skip
     parser.add_argument("--no-check", action="store_true", help="do not run the file to compare it with the model")
-    parser.add_argument("--device", default="cpu", help="where a torch.export program shall run; default cpu")
+    parser.add_argument("--device", default="cpu", help="device on which a torch.export program will run; default cpu")
     return parser
 
 
@@ -167,8 +167,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_analysis_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, help="directory for everything that is written")
-    parser.add_argument("--annotations", help="COCO annotation file, where the predictions do not know it")
+    parser.add_argument("--output", required=True, help="output directory")
+    parser.add_argument("--annotations", help="COCO annotation file, if the predictions do not name it")
     parser.add_argument("--images", help="folder of the images, for the report's galleries")
     parser.add_argument("--ious", type=float, nargs="+", default=[0.5, 0.75], help="IoU thresholds of the rates")
     parser.add_argument(

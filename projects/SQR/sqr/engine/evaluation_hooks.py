@@ -43,9 +43,7 @@ class EvaluationHistory:
             entries = json.loads(self.path.read_bytes())
             self._entries = [_checked_entry(entry) for entry in entries if entry["iteration"] < start_iter]
         except (ValueError, KeyError, TypeError, RecursionError):
-            logger.warning(
-                "%s is not readable: the evaluations before iteration %d are forgotten", self.path, start_iter
-            )
+            logger.warning("%s is not readable: the evaluations before iteration %d are lost", self.path, start_iter)
 
     def add(self, iteration: int, results: dict) -> None:
         """Append the results of an evaluation after ``iteration`` and write the file."""
@@ -126,14 +124,14 @@ class EvaluationHook(hooks.EvalHook):
     def make_up(self) -> None:
         """Evaluate a completed training whose last evaluation was interrupted."""
         if _agreed(not self._history.has(self.trainer.completed)):
-            logger.info("Evaluating after iteration %d, which the run before did not finish", self.trainer.completed)
+            logger.info("Evaluating after iteration %d, which the previous run did not finish", self.trainer.completed)
             with EventStorage(self.trainer.completed) as self.trainer.storage:
                 self._evaluate()
 
     def before_train(self) -> None:
         last = self.trainer.completed
         if _agreed(is_due(self._period, last + 1) and not self._history.has(last)):
-            logger.info("Evaluating after iteration %d, which the run before did not finish", last)
+            logger.info("Evaluating after iteration %d, which the previous run did not finish", last)
             self.trainer.storage.iter = last
             self._do_eval()
             self.trainer.storage.iter = last + 1

@@ -287,7 +287,7 @@ class Trainer(SimpleTrainer):
                 raise KeyboardInterrupt
             self._stop_signal = number
             logger.warning(
-                "%s: finishing this iteration, then saving. Once more Ctrl-C stops at once, without saving.",
+                "%s: finishing this iteration, then saving. Another Ctrl-C stops immediately, without saving.",
                 signal.Signals(number).name,
             )
 
@@ -316,7 +316,7 @@ class Trainer(SimpleTrainer):
         restore(self.optimizer, state_dict["optimizer"], state_dict.get("parameter_names"), unwrap(self.model))
         if state_dict["seed"] != self.seed:
             logger.warning(
-                "Resuming with seed %d of the checkpoint, not %d: the run stays the one that was started.",
+                "Resuming with the seed of the checkpoint, %d, instead of %d.",
                 state_dict["seed"], self.seed,
             )  # fmt: skip
         self.seed, self.samples_seen = state_dict["seed"], state_dict["samples_seen"]

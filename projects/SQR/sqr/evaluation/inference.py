@@ -75,7 +75,7 @@ def analyze_model(
         evaluator.flush()
         if comm.get_world_size() > 1 or not evaluator.num_images:
             raise
-        logger.warning("interrupted: analysing the %d images that were predicted", evaluator.num_images)
+        logger.warning("interrupted: analysing the %d predicted images", evaluator.num_images)
         evaluator.evaluate_partial()
         return evaluator.result, True
     return evaluator.result, False

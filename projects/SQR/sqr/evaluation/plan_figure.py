@@ -90,7 +90,7 @@ def describe(plan: Plan) -> str:
             f"step {number}: stage {step.stage} on {takes}: {len(paths)} group{'s' * (len(paths) > 1)}: {shown}"
         )
     if isinstance(plan, SampledPlan):
-        lines.insert(0, "one draw of many; every training step draws anew, with the same number of groups")
+        lines.insert(0, "one draw of many; every training step makes a new draw with the same number of groups")
     if set(plan.loss_weights) != {1.0}:
         lines.append(f"weights of the steps' losses: {', '.join(f'{weight:g}' for weight in plan.loss_weights)}")
     supervised = sum(groups for groups, weight in zip(plan.groups, plan.loss_weights, strict=True) if weight)

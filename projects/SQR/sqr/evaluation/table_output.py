@@ -79,7 +79,7 @@ def format_summary(summary: Mapping) -> str:
             text_table(("rate (%)", "IoU", "rate", "by chance", "bad", "of", "margin < 0.05"), rate_rows(summary))
         )
     else:
-        parts.append("No query ids, so no fading, exacerbation and oracle.")
+        parts.append("No query ids, so no fading, exacerbation or oracle.")
     if not summary["complete"]:
         parts.append(f"Partial: computed on the {summary['images']} images that were predicted.")
     return "\n\n".join(parts)
