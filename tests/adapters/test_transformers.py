@@ -138,7 +138,7 @@ def naive(decoder, initial: QueryState, arguments) -> list[StagePrediction]:
     return [StagePrediction.cat(step) for step in steps]
 
 
-PLANS = ["dense", "sampled", {"name": "selective", "start": 3}, [[0], [0, 1], [1, 2], [0, 3]]]
+PLANS = ["dense", "dense_recurrent", "sampled", {"name": "selective", "start": 3}, [[0], [0, 1], [1, 2], [0, 3]]]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,10 @@ def test_recollection_equals_a_naive_loop_and_never_repeats_the_memory(kind, pla
         total.backward()
         results.append((total.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     assert [p.logits.shape[1] for p in decoded.predictions] == list(model.decoder.plan.groups)
-    queries, groups = decoded.predictions[-1].logits.shape[2], model.decoder.plan.groups[-1]
-    assert shapes == [((2, groups * queries), 2)]
+    plan, queries = model.decoder.plan, decoded.predictions[-1].logits.shape[2]
+    stages = len(model.decoder.stages)
+    of_last = [groups for step, groups in zip(plan.steps, plan.groups, strict=True) if step.stage == stages]
+    assert shapes == [((2, groups * queries), 2) for groups in of_last]
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     noise = 2e-5 * max(gradient.norm() for gradient in results[1][1].values())
     for name, expected in results[1][1].items():

@@ -180,6 +180,25 @@ def test_what_another_process_measures_or_fails_is_left(toy, monkeypatch):
     assert lines[2].endswith("needs plain") and "error: the training failed" in lines[3]
 
 
+def test_an_evaluation_runs_in_a_process_that_may_have_children(tmp_path):
+    """Its data loader starts some; the options are those of the shipped studies."""
+    content = {
+        "title": "Four stages", "kind": "evaluate", "seeds": [0],
+        "datasets": {"fresh": {"fresh": {"seed": 1, "images": 4}}},
+        "protocol": {"config": "quick/sqr_deformable_detr_shapes", "checkpoint": "zoo", "latency_images": 1},
+        "arms": {"4 stages": {"overrides": ["model.decoder.inference_plan={name: sequential, stages: 4}"]}},
+    }  # fmt: skip
+    (tmp_path / "four.yaml").write_text(yaml.safe_dump(content))
+    study, lines = load_study(str(tmp_path / "four.yaml")), []
+    left = run_study(
+        study, work=tmp_path, data=tmp_path, results=tmp_path, workers=1, with_changes=True, say=lines.append
+    )
+    assert left == 0, lines
+    (result,) = load_results(study, tmp_path).values()
+    assert result.measurement.metrics["AP"] > 20 and result.measurement.metrics["time"] > 0
+    assert len(result.measurement.stages["AP"]) == 4
+
+
 def test_the_command_of_a_result_can_be_typed(toy):
     words = shlex.split(runner_module.command_of(Cell(toy, "plain at SQR's time", "a set", 2)))
     assert words[1:] == ["run", "toy", "--arms", "plain at SQR's time", "--seeds", "2", "--datasets", "a set"]

@@ -208,7 +208,7 @@ def _fit_names(model: nn.Module, data: Weights, name: str) -> dict[str, Tensor]:
     if known is not None:
         return known
     try:
-        detect_layout(tensors)
+        layout = detect_layout(tensors)
     except ValueError as error:
         for prefix, inner in without_wrappers(tensors):
             fitted = _known_backbone(model, inner, target, name)
@@ -216,7 +216,7 @@ def _fit_names(model: nn.Module, data: Weights, name: str) -> dict[str, Tensor]:
                 return (inner if fitted is None else fitted) | _beside(prefix, tensors)
         raise UserError(f"{name}: {one_line(error)}") from error
     with as_user_error(ValueError, prefix=f"{name}: "):
-        converted, report = convert(tensors)
+        converted, report = convert(tensors, layout)
     return converted | _beside(report.prefix, tensors)
 
 

@@ -24,14 +24,19 @@ def detect_layout(state_dict: StateDict) -> str:
     Raises:
         ValueError: none fits; the message names the nearest layout and what it lacks.
     """
+    return _detect(state_dict)[0]
+
+
+def _detect(state_dict: StateDict) -> tuple[str, str]:
+    """The name of the layout, and the prefix that a training framework put before the keys."""
     found = _recognise(state_dict, (NATIVE, *(layout.name for layout in LAYOUTS)))
-    if found:
-        return found[0]
-    raise ValueError(_no_layout(state_dict, {layout.name: layout.missing(list(state_dict)) for layout in LAYOUTS}))
+    if found is None:
+        raise ValueError(_no_layout(state_dict, {layout.name: layout.missing(list(state_dict)) for layout in LAYOUTS}))
+    return found
 
 
 def _recognise(state_dict: StateDict, names: Sequence[str]) -> tuple[str, str] | None:
-    """Which of some layouts a state dict has, and the prefix that a training framework put before its keys."""
+    """Which of some layouts a state dict has, and the prefix before its keys."""
     for prefix, inner in without_wrappers(state_dict):
         for name in names:
             if name == NATIVE:
@@ -95,8 +100,7 @@ def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, Con
     Raises:
         ValueError: an unknown layout, or keys that the layout does not have.
     """
-    name = detect_layout(state_dict) if layout is None else layout
-    _, prefix = _recognise(state_dict, [name]) or (name, "")
+    name, prefix = _detect(state_dict) if layout is None else _recognise(state_dict, [layout]) or (layout, "")
     inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     if name == NATIVE:
         converted, report = inner, ConversionReport(NATIVE, renamed={k: k for k in inner})

@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -118,14 +119,8 @@ def _config(name: str) -> DictConfig:
     return load_run_config(name, needs_data=False, device="cpu")
 
 
-def _write(
-    path: str,
-    tensors: Mapping[str, Tensor],
-    *,
-    nesting: str = "model",
-    class_names: Sequence[str] | None = None,
-) -> None:
-    write_weights(path, tensors, nesting=nesting, class_names=class_names)
+def _write(path: str, tensors: Mapping[str, Tensor], **options: Any) -> None:
+    write_weights(path, tensors, **options)
     print(f"wrote {path}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from glob import escape, glob
+from operator import add
 from xml.etree.ElementTree import Element
 
 from ..errors import one_line
@@ -83,18 +84,23 @@ def _corners(shape: Element) -> Sequence[float | None]:
             return [None] if angle is None else corners
         left, top, right, bottom = corners
         x, y, a, b = (left + right) / 2, (top + bottom) / 2, abs(right - left) / 2, abs(bottom - top) / 2
-        cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
-        across, down = a * cos + b * sin, a * sin + b * cos
-        return [x - across, y - down, x + across, y + down]
+        return _upright(x, y, a, b, angle, add)
     if shape.tag == "ellipse":
         x, y, a, b = (read_number(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
         if None in (x, y, a, b, angle):
             return [None]
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        across, down = math.hypot(a * cos, b * sin), math.hypot(a * sin, b * cos)
-        return [x - across, y - down, x + across, y + down]
+        return _upright(x, y, a, b, angle, math.hypot)
     points = [[read_number(v) for v in point.split(",")] for point in (shape.get("points") or "").split(";")]
     if not all(len(point) == 2 and None not in point for point in points):
         return [None]
     xs, ys = zip(*points, strict=True)
     return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def _upright(
+    x: float, y: float, a: float, b: float, angle: float, combine: Callable[[float, float], float]
+) -> list[float]:
+    """The upright box around a rotated shape with half axes ``a`` and ``b``; ``combine`` joins their extents."""
+    cos, sin = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
+    across, down = combine(a * cos, b * sin), combine(a * sin, b * cos)
+    return [x - across, y - down, x + across, y + down]

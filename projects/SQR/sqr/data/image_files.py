@@ -15,6 +15,8 @@ from .images import UnreadableImageError, upright_size, why_unreadable
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _READERS = 8  # threads that read image headers: mostly waiting for the disk
 
+_Names = dict[str, list[str]]  # by their form that all spellings share
+
 
 class ImageFinder:
     """Looks up names below a folder; every folder is listed once.
@@ -82,9 +84,6 @@ class ImageFinder:
                 group.setdefault(_key(entry.name), []).append(entry.name)
             self._listings[folder] = files, folders
         return self._listings[folder]
-
-
-_Names = dict[str, list[str]]  # by their form that all spellings share
 
 
 def _key(name: str) -> str:

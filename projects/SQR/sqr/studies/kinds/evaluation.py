@@ -38,25 +38,24 @@ def measure_evaluation(cell: Cell, context: Context) -> Measurement:
     found = measurement_of(analyze_stages(cfg, model), details={"weights": digest})
     if latency_images:
         whole = load_model(load_run_config(config, filled([], context.data), init_checkpoint=checkpoint)).eval()
-        found.metrics["ms"], found.metrics["time"] = processor_time(cfg, model, whole, latency_images)
+        found.metrics["time"] = relative_time(cfg, model, whole, latency_images)
     return found
 
 
 @torch.no_grad()
-def processor_time(cfg: DictConfig, model: nn.Module, reference: nn.Module, images: int) -> tuple[float, float]:
-    """Processor time per single image, including postprocessing, in ms and as a percentage of a reference's.
+def relative_time(cfg: DictConfig, model: nn.Module, reference: nn.Module, images: int) -> float:
+    """Processor time of single images, postprocessing included, in percent of that of a reference model.
 
-    The two models take turns on the same images, so that other load slows both; medians over the
-    images, after three warm-up images.
+    The two models take turns on the same images, so that other work on the machine slows both. Returns the median over
+    the images, the first three excluded.
     """
     loader = instantiate(cfg.dataloader.test)
     inputs: Sequence[dict] = [x for batch in loader for x in batch][: images + 3]
-    times: list[tuple[float, float]] = []
+    ratios = []
     for one in inputs:
         marks = [time.process_time()]
         for timed in (model, reference):
             timed([one])
             marks.append(time.process_time())
-        times.append((marks[1] - marks[0], marks[2] - marks[1]))
-    times = times[3:]
-    return 1000 * statistics.median(a for a, _ in times), 100 * statistics.median(a / b for a, b in times)
+        ratios.append((marks[1] - marks[0]) / (marks[2] - marks[1]))
+    return 100 * statistics.median(ratios[3:])
