@@ -45,7 +45,7 @@ format: $(VENV)/.installed
 
 setup: $(VENV)/.installed
 
-# Each stamp is one step, so that a second call skips what is done and a failed one goes on where it stopped.
+# Each stamp is one step, so that a second call skips completed steps and resumes after a failed one.
 $(VENV)/.torch:
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install -q $(TORCH) $(PINS) setuptools wheel ninja

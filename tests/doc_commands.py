@@ -5,8 +5,9 @@ A block of ``bash`` or ``python`` is run unless an HTML comment stands on the li
     <!-- not run: needs COCO -->     never run; its train_net.py commands are still checked against their config
     <!-- slow -->                    run on demand only: SQR_SLOW_DOCS=1
 
-Trainings are cut short by overrides appended to the command, and the datasets are small ones of the same names;
-everything else is run to the letter. SQR_SLOW_DOCS=1 takes the commands as they stand, data and all.
+Trainings, benchmarks of training and ONNX exports are cut short by arguments appended to the command (``SHORTER``), and
+the datasets are small ones of the same names; everything else is run as written. SQR_SLOW_DOCS=1 runs the commands
+unchanged, on the full datasets.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SLOW = os.environ.get("SQR_SLOW_DOCS") == "1"
 # appended to every training: two iterations
 SHORT = "train.max_iter=2 train.eval_period=0 dataloader.train.total_batch_size=2 dataloader.train.num_workers=0"
+# appended to commands that match: fewer variants, fewer stages
+SHORTER = {
+    r"benchmark\.py train ": "--variants sequential selective",
+    r"benchmark\.py memory ": "model.decoder.stages.num_stages=2",
+    r"export .*\.onnx": "--opts 'model.decoder.inference_plan={name: sequential, stages: 1}'",
+}
+# imported once for all commands, beside the commands' own modules
+PRELOADED = ("matplotlib.pyplot", "torch.utils.tensorboard", "sqr.detectors.deformable_detr", "sqr.data.transforms")
 _FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*?) -->\n+)?```(?P<language>bash|python)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
@@ -69,7 +78,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shortened(command: str) -> str:
-    """A training of two iterations; other commands as they are."""
+    """A training of two iterations, a benchmark or an export of less; other commands unchanged."""
+    for pattern, less in SHORTER.items():
+        if not SLOW and re.search(pattern, command):
+            return f"{command} {less}"
     trains = ("train_net.py" in command or command.startswith("sqr train")) and "--help" not in command
     trains = trains and "--eval-only" not in command
     if SLOW or not trains:
@@ -118,7 +130,7 @@ class Workspace:
         }
         self._server = multiprocessing.get_context("forkserver")
         self._server.set_forkserver_preload(
-            ["doc_commands", *{f"sqr.cli.{module}" for module, *_ in COMMANDS.values()}]
+            ["doc_commands", *PRELOADED, *{f"sqr.cli.{module}" for module, *_ in COMMANDS.values()}]
         )
         if not SLOW:
             self._small_datasets()

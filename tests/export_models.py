@@ -8,8 +8,17 @@ from helpers import build
 from small_models import DETECTORS, lively, small_config
 
 EXPORTED = [*DETECTORS, "h_deformable_detr"]
-ONE_STAGE = ["deformable_plain", "deformable_two_stage", "detr", "h_deformable_detr"]  # whose stages are all alike
-NO_ENCODER = ["deformable_refine", "dab_deformable_detr", "group_detr", "h_deformable_detr"]  # with another's encoder
+# whose stages are all alike
+ONE_STAGE = ["deformable_plain", "deformable_two_stage", "detr", "h_deformable_detr", "adamixer", "dino"]
+# with another's encoder
+NO_ENCODER = [
+    "deformable_refine",
+    "deformable_two_stage",
+    "h_deformable_detr",
+    "dab_deformable_detr",
+    "dino",
+    "group_detr",
+]
 
 
 class ThreeConvolutions(nn.Module):

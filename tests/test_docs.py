@@ -63,7 +63,10 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_only_trainings_are_cut_short():
+def test_only_trainings_benchmarks_and_onnx_exports_are_cut_short():
     assert shortened("python projects/SQR/tools/draw_plan.py sqr") == "python projects/SQR/tools/draw_plan.py sqr"
     assert "train.max_iter=2" in shortened("python projects/SQR/train_net.py --config-file quick/x")
     assert "train.max_iter=2" in shortened("sqr train quick/x") and "max_iter" not in shortened("sqr eval --run x")
+    assert shortened("sqr export --output x.pt2") == "sqr export --output x.pt2"
+    for command in ("sqr export --output x.onnx", "tools/benchmark.py train --size 1 1", "tools/benchmark.py memory x"):
+        assert shortened(command) != command and "max_iter" not in shortened(command)

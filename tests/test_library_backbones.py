@@ -134,6 +134,7 @@ def test_freeze_at_takes_the_layers_below_a_map_and_no_other(name):
             UserError,
             r"has the maps res4; out_features=\['res3', 'res4', 'res5'\]",
         ),
+        (lambda: TimmBackbone(name="test_resnet", options={"checkpoint_path": "x"}), UserError, "leave out checkpoint"),
         (lambda: TimmBackbone(name="test_resnet", out_features=["res5", "res3"]), UserError, "from fine to coarse"),
         (lambda: TimmBackbone(name="test_resnet", freeze_at=7), ValueError, r"levels \[1, 2, 3, 4, 5\]"),
         (lambda: TimmBackbone(name="test_resnet", batch_norm="BN"), ValueError, "batch_norm='BN'.*fixed_stats"),

@@ -215,6 +215,15 @@ def test_a_copy_and_a_state_dict_hold_every_weight_once():
     assert not trained & {id(p) for p in other.parameters()}
 
 
+def test_code_in_a_directory_is_not_run_whatever_one_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}')
+    with pytest.raises(UserError, match="custom code"):
+        from_transformers(pretrained=str(tmp_path))
+    assert not (tmp_path / "marker").exists()
+
+
 def test_messages_name_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match=r"pretrained=.*nothing-there"):
         from_transformers(pretrained=str(tmp_path / "nothing-there"))

@@ -68,7 +68,7 @@ def test_fake_tensors_count_as_real_ones_do(name, step):
 @pytest.mark.parametrize(
     ("name", "images", "execution", "overrides"),
     [
-        ("deformable_detr_shapes", 16, "folded", []),
+        ("deformable_detr_shapes", 16, "folded", [THREE_STAGES]),
         ("h_deformable_detr_shapes", 12, "folded", ["train.amp.enabled=True", THREE_STAGES]),
         ("dab_detr_shapes", 6, "checkpoint-4", ["train.accumulation_steps=2", THREE_STAGES]),
     ],

@@ -40,6 +40,25 @@ ATTACKS = {
     "dunder": "{_target_: torch.nn.Module.__init__.__globals__}",
     "function_as_value": "!!python/name:os.system",
     "builtin": "{_target_: builtins.exec, source: 'open(\"MARKER\", \"w\")'}",
+    "ordered_map": "!!omap [a: {_target_: os.system, command: touch MARKER}]",
+    "pairs": "!!pairs [a: {_target_: os.system, command: touch MARKER}]",
+    "write_a_table": "{_target_: sqr.evaluation.table_output.write_csv, path: MARKER, summary: {}}",
+    "write_predictions": "{_target_: sqr.evaluation.storage.write_meta, directory: MARKER, meta: {}}",
+    "delete_predictions": "{_target_: sqr.evaluation.StageEvaluator, dataset_name: x, output_dir: MARKER}",
+    "write_elsewhere": "{_target_: sqr.evaluation.BoxEvaluator, dataset_name: x, output_dir: MARKER}",
+    "unpickle_proposals": "{_target_: detectron2.data.get_detection_dataset_dicts, names: x, proposal_files: [MARKER]}",
+    "unpickle_by_config": "{_target_: detectron2.data.build_detection_test_loader, cfg: {DATASETS: {TEST: [x]}}}",
+    "strings_of_mmengine": "{_target_: detectron2.modeling.mmdet_wrapper.MMDetBackbone, backbone: {type: os.system}}",
+    "a_method": "{_target_: torch.nn.Module.load_state_dict, self: x, state_dict: {}}",
+    "train": "{_target_: sqr.train, name: CODE}",
+    "jit": "{_target_: torch.jit.load, f: MARKER}",
+    "elastic": "{_target_: torch.distributed.run.main, args: [MARKER]}",
+    "inductor": "{_target_: torch._inductor.codecache.PyCodeCache.load, source_code: ''}",
+    "download": "{_target_: torchvision.datasets.utils.download_and_extract_archive, url: x, download_root: MARKER}",
+    "partial": "{_target_: functools.partial, _partial_: true, _args_: [os.system, touch MARKER]}",
+    "environment": "{_target_: detectron2.utils.env.setup_custom_environment, custom_module: CODE}",
+    "leaked_variable": "'${oc.env:HOME}'",
+    "leaked_by_path": "'${oc.select:${oc.env:HOME}}'",
     "write_a_file": "{_target_: detectron2.data.datasets.convert_to_coco_json, dataset_name: x, output_file: MARKER}",
 }  # fmt: skip
 
@@ -103,6 +122,14 @@ def test_a_user_allows_names_by_a_switch(toy_yaml, tmp_path, monkeypatch):
     allow_targets("engine_toys.ToyMapper")
     with pytest.raises(UsageError, match=r"may not call engine_toys\.(?!ToyMapper)"):
         load_config(str(path))
+    for inside in (
+        "engine_toys.os.system",
+        "engine_toys.random.Random",
+        "engine_toys.train.main",
+        "engine_toys.__dict__",
+    ):
+        with pytest.raises(UsageError, match=r"may not call|cannot be imported"):
+            trusted_target(inside, "of an allowed package")
     out = tmp_path / "out"
     assert (
         run_toy(out, "--allow-target", "engine_toys", "train.max_iter=1", "train.eval_period=0", config=str(path)) == 0

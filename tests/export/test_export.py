@@ -86,7 +86,7 @@ def test_onnx_equals_eager_at_any_size(detector, tmp_path):
 def test_program_keeps_each_operator_as_one_node(detector, tmp_path):
     if library.path is None:
         pytest.skip(f"the operators are not compiled: {library.reason}")
-    model = export_model(detector)
+    model = export_model(detector, num_stages=2)
     program = export_program(model, outputs="raw")
     name, count = ("adaptive_sample", 2) if detector == "adamixer" else ("ms_deform_attn", 2)  # one in each stage
     targets = [str(node.target) for node in program.graph.nodes]

@@ -41,7 +41,7 @@ def train(
         The last evaluation's results: task to metric to value.
 
     Raises:
-        UserError: what ``sqr train`` reports as one line.
+        UserError: any error that ``sqr train`` reports in one line.
     """
     changes = [f"{key.replace('__', '.')}={_text(value)}" for key, value in overrides.items()]
     for key, value in (("data.root", data), ("train.output_dir", output_dir)):
@@ -55,7 +55,7 @@ def train(
 
 
 def _text(value: object) -> str:
-    """A value in the grammar of overrides."""
+    """Write a value in the grammar of overrides."""
     if value is None:
         return "null"
     if isinstance(value, str):

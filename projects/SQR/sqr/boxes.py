@@ -31,7 +31,7 @@ def check_l1_format(name: str) -> str:
 
 
 def l1_coordinates(boxes: Tensor, l1_format: str) -> Tensor:
-    """``(..., 4)`` normalised cxcywh -> the coordinates whose L1 distance counts, in cost and loss."""
+    """``(..., 4)`` normalised cxcywh -> the coordinates of the L1 distance in cost and loss."""
     return boxes if l1_format == "cxcywh" else cxcywh_to_xyxy(boxes)
 
 
@@ -43,12 +43,12 @@ def corners_and_area(boxes: Tensor) -> tuple[Tensor, ...]:
 def generalized_iou(boxes: Sequence[Tensor], others: Sequence[Tensor], *, eps: float = 1e-7) -> Tensor:
     """Generalised IoU (Rezatofighi et al., CVPR 2019).
 
-    Half of the matching cost, and differentiable for the loss. In-place operations only where autograd allows them,
-    and no boolean indices, which make the host wait for the device.
+    Used in the matching cost and, differentiably, in the loss. In-place operations only where autograd allows them,
+    and no boolean indices, which would synchronize with the device.
 
     Args:
         boxes, others: x0, y0, x1, y1 and area as from :func:`corners_and_area`, broadcastable to each other.
-        eps: lower bound of the areas that are divided by.
+        eps: lower bound of the areas in denominators.
     """
     x0, y0, x1, y1, area = boxes
     other_x0, other_y0, other_x1, other_y1, other_area = others
@@ -68,7 +68,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def is_point(reference: Tensor) -> Tensor:
-    """``(..., 4)`` references -> ``(..., 1)`` bool: whether one is a point, that is, a box without any extent."""
+    """``(..., 4)`` references -> ``(..., 1)`` bool: whether each is a point, that is, a box without extent."""
     return (reference[..., 2:] == 0).all(-1, keepdim=True)
 
 
@@ -78,7 +78,7 @@ def refine_boxes(delta: Tensor, reference: Tensor, eps: float = 1e-5) -> Tensor:
     Args:
         delta: ``(..., 4)`` raw output of a box head.
         reference: ``(..., 4)`` normalised cxcywh. A point (zero extent) has no size to start from: its box's size is
-            ``sigmoid(delta)`` alone, as in the official code's case of two-dimensional references.
+            ``sigmoid(delta)``, as for two-dimensional references in the official code.
     """
     size = inverse_sigmoid(reference[..., 2:], eps).masked_fill(is_point(reference), 0)
     return (delta + torch.cat((inverse_sigmoid(reference[..., :2], eps), size), dim=-1)).sigmoid()

@@ -47,7 +47,7 @@ def get_checkpoint_url(name: str) -> str:
     """URL or path of a config's trained checkpoint.
 
     Raises:
-        ValueError: no such config, or nobody has published a checkpoint of it.
+        ValueError: no such config, or the model zoo has no checkpoint of it.
     """
     get_config_file(name)
     name = _bare(name)
@@ -88,7 +88,7 @@ def config_name(config: str) -> str:
     """The model-zoo name of a config that is given by name or by the path of its file.
 
     Raises:
-        ValueError: it is no config of the zoo.
+        ValueError: it is not a config of the zoo.
     """
     path, root = Path(config).resolve(), configs_folder().resolve()
     if path.is_file() and path.is_relative_to(root):

@@ -11,21 +11,21 @@ from torch import Tensor
 
 from .structures import BatchTotals
 
-# Logits whose focal loss is computed at once: what a CPU's cache holds, or what a GPU's memory can spare.
+# Logits per block of the focal loss: sized for a CPU's cache, or for a GPU's memory.
 _ELEMENTS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 24}
 
 
 class Classification(Protocol):
     """Probabilities, matching cost and loss of class logits ``(..., C)``.
 
-    ``C`` is ``K``, or ``K + 1`` where there is a no-object class.
+    ``C`` is ``K``, or ``K + 1`` with a no-object class.
     """
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """``(..., C)`` -> ``(..., K)`` float32."""
 
     def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """``(..., Q, C)`` and ``(U,)`` class indices -> ``(..., U, Q)``, new: the cost of an object of each class."""
+        """``(..., Q, C)`` and ``(U,)`` class indices -> a new ``(..., U, Q)``: the cost of an object of each class."""
 
     def loss(
         self,
@@ -42,8 +42,8 @@ class Classification(Protocol):
             matched: image, group and query index of each matched query.
             labels: their class indices.
             normaliser: scalar, the number of objects that a box loss is divided by.
-            totals: objects and images of the batch, of which these images may be a part; for losses that are
-                normalised otherwise.
+            totals: objects and images of the whole batch, of which these images may be a part; for losses with a
+                different normalisation.
 
         Returns:
             ``(G,)``.
@@ -66,7 +66,7 @@ class FocalClassification:
         return logits.float().sigmoid()
 
     def cost(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """``(..., Q, K)`` and ``(U,)`` -> ``(..., U, Q)``: focal loss as a positive less that as a negative."""
+        """``(..., Q, K)`` and ``(U,)`` -> ``(..., U, Q)``: focal loss as a positive minus that as a negative."""
         p = logits.transpose(-1, -2).index_select(-2, classes).sigmoid_()
         other = 1 - p
         positive = (p + 1e-8).log_().mul_(-self.alpha).mul_(other**self.gamma)
@@ -104,7 +104,8 @@ class FocalClassification:
 class _FocalNegatives(torch.autograd.Function):
     """Sums of ``p ** gamma * softplus(x)`` over the rows of ``(R, N)`` logits, ``p`` their sigmoid; returns ``(R,)``.
 
-    The forward pass computes the gradient too, in blocks that stay in the cache. Memory is that of logits and gradient.
+    The forward pass also computes the gradient, in cache-sized blocks. It needs memory only for the logits and the
+    gradient.
     """
 
     @staticmethod
@@ -119,7 +120,7 @@ class _FocalNegatives(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (logits,) = ctx.saved_tensors
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:  # a second pass through a retained graph: the first one has returned it
+        if gradient is None:  # a second backward pass through a retained graph: the first one has consumed the gradient
             _, gradient = _focal_negatives(logits, ctx.gamma)
         return gradient.mul_(grad[:, None]), None
 
@@ -152,7 +153,7 @@ class SoftmaxClassification:
     """Softmax over the classes and a last one, "no object" (Carion et al., DETR, section 3.1).
 
     Args:
-        no_object_weight: weight of the cross-entropy of queries that are matched to nothing (0.1 in the paper).
+        no_object_weight: weight of the cross-entropy of unmatched queries (0.1 in the paper).
     """
 
     def __init__(self, *, no_object_weight: float = 0.1):
@@ -176,8 +177,8 @@ class SoftmaxClassification:
     ) -> Tensor:
         """The weighted mean of the cross-entropy over the images' queries.
 
-        As published, the mean is weighted, so ``normaliser`` is not used. The sum of the weights follows from
-        ``totals``: a group matches every object of the batch to one query.
+        As published, this is a weighted mean, so ``normaliser`` is not used. The sum of the weights follows from
+        ``totals``, since a group matches every object of the batch to one query.
         """
         no_object = logits.shape[-1] - 1
         target = torch.full(logits.shape[:-1], no_object, device=logits.device)

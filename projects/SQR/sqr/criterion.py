@@ -22,9 +22,10 @@ REDUCTIONS = ("sum", "mean")
 
 
 class LossTerm(NamedTuple):
-    """A query set and how its losses are reduced: one scalar a loss and name.
+    """A query set and how its losses are reduced: one scalar per loss and name.
 
-    ``groups``, ``names`` and ``factors`` have one entry a step; ``repeats`` is how often its targets hold each object.
+    ``groups``, ``names`` and ``factors`` have one entry per step; ``repeats`` is how often its targets repeat each
+    object.
     """
 
     problem: MatchingProblem
@@ -37,7 +38,7 @@ class LossTerm(NamedTuple):
 class SetCriterion(nn.Module):
     """Class, L1 and generalised-IoU losses of matched sets (Carion et al., DETR; Chen et al., SQR, section 3).
 
-    Every group of every step is matched on its own and weighs the same: losses are summed over groups and steps, so a
+    Every group of every step is matched separately and has equal weight: losses are summed over groups and steps, so a
     recollecting plan raises the total in proportion to its sets (32 instead of 6 for SQR), as in the paper. Several
     groups of *initial* queries (Group DETR) are averaged instead, as published there. All sets share one normaliser,
     the number of objects in the batch averaged over processes, repetitions counted, and at least 1 (DETR's softmax loss
@@ -51,8 +52,8 @@ class SetCriterion(nn.Module):
         giou_weight: weight of ``1 - GIoU``.
         l1_format: as for :class:`~sqr.matcher.HungarianMatcher`, which should have the same.
         group_reduction: "sum" over a step's groups (the paper) or their "mean".
-        auxiliary_repeats: how often every object is repeated for an auxiliary query set, where the query generator
-            makes one (Jia et al., "DETRs with Hybrid Matching", CVPR 2023: 6).
+        auxiliary_repeats: how often every object is repeated for an auxiliary query set, if the query generator
+            creates one (Jia et al., "DETRs with Hybrid Matching", CVPR 2023: 6).
         auxiliary_weight: weight of the auxiliary set's losses, each normalised by the repeated objects.
         denoising_weight: weight of the denoising set's losses.
     """
@@ -98,15 +99,15 @@ class SetCriterion(nn.Module):
         """The weighted losses of a batch.
 
         Args:
-            predictions: one a step of ``plan``, all with the same ``Q``; how many groups each has is read from it
-                (a multiple of ``plan.groups`` if the initial queries are several groups).
-            plan: what made them.
+            predictions: one per step of ``plan``, all with the same ``Q``. Their numbers of groups are multiples of
+                ``plan.groups`` if the initial queries are several groups.
+            plan: the plan that produced them.
             targets: the batch's objects.
             proposals: of a two-stage encoder; trained with every object as class 0, or, with ``classed_proposals``,
                 as its own class.
             auxiliary: predictions of an auxiliary query set by the same plan.
-            denoising: likewise of denoising queries, whose ``assignment`` ``(T,)`` to the objects is given: the query
-                of every group that belongs to each object. Several initial groups are averaged.
+            denoising: likewise of denoising queries, whose ``assignment`` ``(T,)`` is given: the query of each group
+                that belongs to each object. Several initial groups are averaged.
 
         Returns:
             At most one scalar per loss and step: ``loss_class/stage1``, ``loss_l1/stage1``, ``loss_giou/stage1``, ...,
@@ -118,7 +119,7 @@ class SetCriterion(nn.Module):
         """
         factors = self._step_factors(predictions, plan)
         denoising_factors = [] if denoising is None else self._step_factors(denoising, plan)
-        supervised = [i for i, weight in enumerate(plan.loss_weights) if weight]  # the others are not even matched
+        supervised = [i for i, weight in enumerate(plan.loss_weights) if weight]  # the others are not matched either
         predictions, names, factors = ([x[i] for i in supervised] for x in (predictions, plan.step_names, factors))
         with without_autocast(targets.boxes):
             terms = [LossTerm(*_joint_problem(predictions, names, targets), factors)]
@@ -146,13 +147,13 @@ class SetCriterion(nn.Module):
         return losses
 
     def _step_factors(self, predictions: Sequence[StagePrediction], plan: Plan) -> list[float]:
-        """What each step's sum over its groups is multiplied with."""
+        """The factor of each step's sum over its groups."""
         groups = [p.logits.shape[1] for p in predictions]
         divisors = groups if self.group_reduction == "mean" else [plan.initial_groups(groups)] * plan.num_steps
         return [weight / divisor for weight, divisor in zip(plan.loss_weights, divisors, strict=True)]
 
     def _step_losses(self, term: LossTerm, match: Tensor, normaliser: Tensor) -> dict[str, Tensor]:
-        """Reduce the losses of ``sum(groups)`` groups to one scalar a loss and step."""
+        """Reduce the losses of ``sum(groups)`` groups to one scalar per loss and step."""
         losses = {}
         for kind, values in self._group_losses(term.problem, match, normaliser).items():
             for factor, name, part in zip(term.factors, term.names, values.split(list(term.groups)), strict=True):
@@ -184,7 +185,7 @@ class SetCriterion(nn.Module):
 def _joint_problem(
     predictions: Sequence[StagePrediction], names: Sequence[str], targets: Targets
 ) -> tuple[MatchingProblem, list[int], Sequence[str]]:
-    """All steps as one problem, their groups side by side, ``(B, total, Q, ...)``; groups and name of each step."""
+    """All steps as one problem with concatenated groups ``(B, total, Q, ...)``; groups and name of each step."""
     groups = [p.logits.shape[1] for p in predictions]
     joint = StagePrediction(
         logits=torch.cat([p.logits.float() for p in predictions], dim=1),
@@ -205,8 +206,8 @@ def _check_auxiliary_size(num_queries: int, repeated: Targets, times: int) -> No
 
 
 def average_over_processes(count: int, device: torch.device) -> Tensor:
-    """A count averaged over all processes: a scalar tensor, never read back to the host."""
-    total = torch.full((), float(count), device=device)  # not torch.tensor, whose upload waits for the device
+    """A count averaged over all processes: a scalar tensor that is not read back to the host."""
+    total = torch.full((), float(count), device=device)  # not torch.tensor, whose upload synchronizes with the device
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()

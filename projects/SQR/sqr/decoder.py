@@ -46,7 +46,7 @@ class RecollectingDecoder(nn.Module):
 
     Args:
         stages: the stages.
-        plan: the training plan, or anything that :meth:`Plan.from_spec` makes one of, such as "selective".
+        plan: the training plan, or any argument of :meth:`Plan.from_spec`, such as "selective".
         inference_plan: likewise the plan of evaluation mode, with one group in every step; the sequential cascade over
             all stages when None. ``{name: sequential, stages: 4}`` ends after four stages. A model trained by the
             dense-recurrent plan can loop its last stage: ``{name: looped, times: 5}``.
@@ -118,8 +118,8 @@ class RecollectingDecoder(nn.Module):
     def active_plan(self) -> Plan:
         """The plan that the current mode (``self.training``) runs.
 
-        Of a sampled plan it is draw ``draw_number``, which the trainer sets for every step, the same in all processes.
-        Where nobody sets it, each forward pass in training mode makes the next draw.
+        For a sampled plan it is draw ``draw_number``, which the trainer sets for every step, the same in all processes.
+        If it is not set, each forward pass in training mode makes the next draw.
         """
         if not self.training:
             return self.inference_plan
@@ -130,7 +130,7 @@ class RecollectingDecoder(nn.Module):
         return self.forward_sets([initial], memory)[0]
 
     def forward_sets(self, initials: Sequence[QueryState], memory: object) -> list[list[StagePrediction]]:
-        """Run :meth:`forward` on several query sets that never see each other but share the prepared memory."""
+        """Run :meth:`forward` on several independent query sets that share the prepared memory."""
         if self.training:
             self._forwards += 1
         plan = self.active_plan
@@ -171,9 +171,9 @@ class RecollectingDecoder(nn.Module):
 
         results = []
         for begin, end in _passes(0, recollected, size):
-            # concatenating inside of the checkpoint saves no input but the outputs that exist anyway
+            # concatenating inside the checkpoint saves only outputs that exist anyway
             if self.checkpoint_groups:
-                # the tensor tells checkpoint() the device whose random state it has to restore
+                # the tensor tells checkpoint() which device's random state to restore
                 results.append(checkpoint(run, begin, end, states[0].content, use_reentrant=False))
             else:
                 results.append(run(begin, end))

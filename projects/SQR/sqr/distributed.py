@@ -1,4 +1,4 @@
-"""Devices and processes: one process or several, on CPU or on GPUs, and what they fail of."""
+"""Devices and processes: one or several processes on CPUs or GPUs, and their failures."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def create_ddp_model(
     find_unused_parameters: bool = False,
     fp16_compression: bool = False,
 ) -> nn.Module:
-    """Wrap a model for several processes, on CPU too; with one process it is returned as it is.
+    """Wrap a model for several processes, on CPU too; with one process it is returned unchanged.
 
     Detectron2's function of this name always passes ``device_ids``, which PyTorch refuses for modules on
     the CPU.
@@ -104,7 +104,7 @@ def create_ddp_model(
 
 
 def lost_worker(text: str) -> UserError:
-    """The error of a data loader's process that is gone; ``text`` is what PyTorch says of it."""
+    """The error of a data loader process that died; ``text`` is PyTorch's message."""
     return UserError(
         f"a data loading process ended ({text[:200]}); it was killed, often for want of memory: lower "
         "dataloader.train.num_workers or the image sizes"
@@ -116,11 +116,11 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def machine_failure(error: BaseException) -> UserError | None:
-    """What libraries report as a bare ``RuntimeError`` though the machine failed, not the program.
+    """Translate failures of the machine that libraries report as a bare ``RuntimeError``.
 
     Returns:
-        An error that names what happened and what to change, for a loader's worker process or another process of the
-        run that was killed and for memory that ran out; None for any other exception.
+        An error that says what happened and what to change, if a loader's worker process or another process of the
+        run was killed or memory ran out; None for any other exception.
     """
     if not isinstance(error, (RuntimeError, MemoryError)):
         return None

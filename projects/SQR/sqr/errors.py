@@ -28,7 +28,7 @@ class NonFiniteError(UserError, FloatingPointError):
 
 
 class NonFiniteElsewhereError(NonFiniteError):
-    """The values that are not finite are another process's, which reports them, as does the main process."""
+    """The non-finite values are in another process, which reports them, as does the main process."""
 
 
 class ProcessLostError(UserError):
@@ -45,7 +45,7 @@ class TrainingInterrupted(UserError):
 
 @contextmanager
 def as_user_error(*types: type[Exception], prefix: str = "") -> Iterator[None]:
-    """Turn the given exceptions into a :class:`UserError` of the same text, ``prefix`` in front."""
+    """Turn the given exceptions into a :class:`UserError` with the same text after ``prefix``."""
     try:
         yield
     except UserError:
@@ -55,7 +55,7 @@ def as_user_error(*types: type[Exception], prefix: str = "") -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an exception on one line (its class name where it has no text)."""
+    """The text of an exception on one line (its class name if it has no text)."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -48,7 +48,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON atomically; missing folders are created.
 
     Raises:
-        ValueError: ``content`` holds NaN or infinity, which JSON has not.
+        ValueError: ``content`` contains NaN or infinity, which JSON does not support.
     """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -57,7 +57,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, or nested beyond measure.
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
         OSError: it cannot be read.
     """
     try:
@@ -67,13 +67,13 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """A row of a JSON-lines file; numbers that JSON has not (NaN, infinity) become null."""
+    """A row of a JSON-lines file; numbers that JSON does not support (NaN, infinity) become null."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(plain, sort_keys=True, allow_nan=False) + "\n"
 
 
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
-    """Append a row to a JSON-lines file in one write, on a line of its own even where a kill tore the line before."""
+    """Append a row to a JSON-lines file in one write, on a new line even if the previous one is incomplete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+", buffering=0) as file:
@@ -86,7 +86,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
-    """The rows of a JSON-lines file; lines that are torn are left out, a missing file has none."""
+    """The rows of a JSON-lines file; incomplete lines are skipped, a missing file has none."""
     try:
         lines = Path(path).read_bytes().decode(errors="replace").splitlines()
     except FileNotFoundError:

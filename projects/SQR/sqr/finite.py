@@ -1,4 +1,4 @@
-"""Numbers that are not finite, found by name."""
+"""Finds tensors that are not finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors with NaN or infinity: one fused reduction where there are none."""
+    """The names of tensors with NaN or infinity: one fused reduction if there are none."""
     floats = {key: t for key, t in tensors.items() if t.is_floating_point() and t.numel()}
     if not floats or torch.isfinite(get_total_norm(floats.values(), math.inf)):
         return []

@@ -13,9 +13,9 @@ _NEVER, _GROW_BY = 2**31 - 1, 256 << 20
 def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next tensors instead of returning it to the system.
 
-    By default glibc maps every large tensor again and unmaps it when freed, so that each training step pays for
-    hundreds of thousands of page faults. The setting holds until the process ends and affects all its allocations,
-    so commands apply it, not the library.
+    By default glibc maps every large tensor and unmaps it when freed, which causes hundreds of thousands of page faults
+    per training step. The setting holds until the process ends and affects all its allocations, so commands apply it,
+    not the library.
 
     Returns:
         Whether it was applied: only with glibc.

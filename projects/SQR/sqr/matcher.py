@@ -16,7 +16,7 @@ from .errors import NonFiniteError, UserError
 from .structures import StagePrediction
 from .targets import Targets
 
-# (query, object) pairs whose costs are built at once: what a CPU's cache holds, or what a GPU's memory can spare.
+# (query, object) pairs per block of costs: sized for a CPU's cache, or for a GPU's memory.
 _PAIRS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
 
 
@@ -29,17 +29,17 @@ class MatchingProblem(NamedTuple):
 
 
 class HungarianMatcher:
-    """Optimal one-to-one assignment inside each group (Carion et al., DETR, equation 1).
+    """Optimal one-to-one assignment within each group (Carion et al., DETR, equation 1).
 
-    Costs are built in float32 on the predictions' device, for each image against its own objects and their classes
-    only, moved to the host in one copy, and solved there a group at a time.
+    Costs are computed in float32 on the predictions' device, only for each image's own objects and their classes,
+    copied to the host once, and solved there group by group.
 
     Args:
         classification: gives the class cost of logits.
         class_weight: weight of the class cost.
         l1_weight: weight of the L1 distance of normalised boxes.
         giou_weight: weight of the negative generalised IoU.
-        l1_format: the coordinates whose L1 distance counts: "cxcywh" (DETR and most of its successors) or "xyxy"
+        l1_format: coordinates of the L1 distance: "cxcywh" (DETR and most of its successors) or "xyxy"
             (AdaMixer).
     """
 
@@ -89,7 +89,7 @@ class HungarianMatcher:
         return [i.to(p.prediction.logits.device, non_blocking=True) for i, p in zip(indices, problems, strict=True)]
 
     def _costs(self, problems: Sequence[MatchingProblem]) -> Tensor | None:
-        """``(G, T_i, Q)`` of each problem and each of its images, one after another in one flat tensor."""
+        """Costs ``(G, T_i, Q)`` of each problem and each of its images, concatenated in one flat tensor."""
         sizes = []
         for prediction, targets, _ in problems:
             _, groups, queries, _ = prediction.logits.shape
@@ -104,7 +104,7 @@ class HungarianMatcher:
         return flat
 
     def _fill(self, problem: MatchingProblem, parts: Sequence[Tensor]) -> None:
-        """Write the costs of each image of a problem, some groups or queries at a time: this bounds crowds' memory."""
+        """Write the costs of each image of a problem, in blocks of groups or queries to bound the memory for crowds."""
         (logits, boxes), targets = (problem.prediction.logits, problem.prediction.boxes), problem.targets
         _, groups, queries, _ = logits.shape
         at_once = _PAIRS_AT_ONCE.get(logits.device.type, _PAIRS_AT_ONCE["cuda"])
@@ -126,7 +126,7 @@ class HungarianMatcher:
                 self._add_box_cost(cost, candidates[:, :, None], target_coordinates[:, of_image, None])
 
     def _coordinates(self, boxes: Tensor) -> Tensor:
-        """``(..., 4)`` normalised cxcywh -> ``(9, ...)``: the four that L1 takes, corners and area, each contiguous."""
+        """``(..., 4)`` normalised cxcywh -> ``(9, ...)``: coordinates of the L1 distance, corners, area; contiguous."""
         return torch.stack((*l1_coordinates(boxes, self.l1_format).unbind(-1), *corners_and_area(boxes)))
 
     def _add_box_cost(self, cost: Tensor, boxes: Tensor, targets: Tensor) -> None:
@@ -150,9 +150,9 @@ def _pieces(groups: int, queries: int, objects: int, at_once: int) -> Iterator[t
 
 
 def _used_classes(targets: Targets, device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
-    """The classes that each image has objects of, image after image; each object's place among its image's; how many.
+    """The classes of each image's objects, concatenated; each object's index among them; their number per image.
 
-    Found on the host and sent to the device in one piece.
+    Computed on the host and copied to the device at once.
     """
     classes, places, counts = [], [], []
     for labels in targets.class_ids:

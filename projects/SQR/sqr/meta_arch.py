@@ -30,13 +30,13 @@ class QueryBasedDetector(nn.Module):
         decoder: runs the stages by a recollection plan in training, in sequence in evaluation.
         criterion: the set loss.
         postprocessor: ``(scores (Q, K), boxes (Q, 4) absolute xyxy, image_size)`` -> ``Instances``.
-        num_classes: ``K``, to check the data with.
+        num_classes: ``K``, with which the data is checked.
         pixel_mean, pixel_std: of each channel, in ``input_format`` and the range 0 to 255.
         input_format: channel order that the model expects.
         size_divisibility: pad the batch to a multiple of this; 0 pads to the largest image only (as published).
-        ignore_padding: keep the backbone's convolutions from reading what lies beyond an image, so that its predictions
-            do not depend on what else is in its batch; encoders have a switch of the same name, which configs set to
-            this one. It needs a ``size_divisibility`` that is a multiple of every level's stride.
+        ignore_padding: keep the backbone's convolutions from reading padding, so that an image's predictions do not
+            depend on the rest of its batch; encoders have an option of the same name, which configs set to the same
+            value. It needs a ``size_divisibility`` that is a multiple of every level's stride.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class QueryBasedDetector(nn.Module):
 
         Args:
             batched_inputs: dicts with ``image`` ``(3, h, w)`` uint8 or float in 0 to 255; ``instances`` in training;
-                in evaluation ``height`` and ``width`` of the image that boxes shall refer to (the input's if absent).
-            batch_totals: where a training batch is fed in parts, the objects and images of all parts, which losses
-                are then normalised by.
+                in evaluation ``height`` and ``width`` of the image that boxes refer to (the input's if absent).
+            batch_totals: if a training batch is processed in parts, the objects and images of all parts, by which
+                losses are then normalised.
 
         Returns:
             In training the weighted losses (:class:`~sqr.criterion.SetCriterion`); in evaluation one
-            ``{"instances": Instances}`` an image, boxes absolute xyxy.
+            ``{"instances": Instances}`` per image, boxes absolute xyxy.
         """
         if self.training:
-            # on the host, before the device has anything to do: bad data is found first
+            # on the host, before any work on the device: bad data is found first
             targets = Targets.from_batched_inputs(
                 batched_inputs, num_classes=self.num_classes, device=self.device, totals=batch_totals
             )
@@ -102,12 +102,12 @@ class QueryBasedDetector(nn.Module):
 
     @torch.no_grad()
     def forward_stages(self, batched_inputs: Sequence[dict]) -> list[ImagePredictions]:
-        """What every stage predicts, an image at a time: the contract of analysis and visualisation.
+        """The predictions of every stage, one result per image: the contract of analysis and visualisation.
 
-        Ordinary inference is ``postprocessor(o.scores[-1], o.boxes[-1], o.image_size)`` of each.
+        Ordinary inference is ``postprocessor(o.scores[-1], o.boxes[-1], o.image_size)`` for each.
 
         Raises:
-            RuntimeError: in training mode, whose groups are not a sequence of stages.
+            RuntimeError: in training mode, whose groups do not form a sequence of stages.
         """
         if self.training:
             raise RuntimeError("forward_stages runs the inference plan: call model.eval() first")
@@ -126,11 +126,11 @@ class QueryBasedDetector(nn.Module):
         return padded.tensor, padding_mask(sizes, *padded.tensor.shape[-2:])
 
     def decode(self, memory: object, targets: Targets | None = None) -> Decoded:
-        """What comes after the encoder, by the active plan.
+        """Run the query generator and the decoder with the active plan.
 
         Args:
             memory: from :meth:`encode`.
-            targets: the batch's objects, in training, for query generators that make queries of them.
+            targets: in training the batch's objects, from which a query generator may make queries.
         """
         initial = self.query_generator(memory, targets)
         states, blocks = [initial.state], 0
@@ -150,7 +150,7 @@ class QueryBasedDetector(nn.Module):
         return Decoded(predictions, initial.proposals, auxiliary, denoised, initial)
 
     def losses(self, decoded: Decoded, targets: Targets) -> dict[str, Tensor]:
-        """The weighted losses of what :meth:`decode` made in training."""
+        """The weighted losses of :meth:`decode`'s result in training."""
         predictions, proposals, auxiliary, denoising, initial = decoded
         return self.criterion(
             predictions,
@@ -168,7 +168,7 @@ class QueryBasedDetector(nn.Module):
         return self.encode_images(*self.preprocess(batched_inputs))
 
     def encode_images(self, images: Tensor, padding_mask: Tensor) -> object:
-        """The encoder's memory of what :meth:`preprocess` returned."""
+        """The encoder's memory of :meth:`preprocess`'s result."""
         if self.padding_zeroer is None:
             return self.encoder(self.backbone(images), padding_mask)
         with self.padding_zeroer.beyond(padding_mask):

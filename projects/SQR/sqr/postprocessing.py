@@ -1,4 +1,4 @@
-"""From a stage's scores and boxes to detections."""
+"""Turns a stage's scores and boxes into detections."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TopKPostprocessor:
     """The ``topk`` best (query, class) pairs, as Deformable DETR, DAB-DETR and AdaMixer are evaluated.
 
     Args:
-        topk: detections an image, 100 in Deformable DETR, 300 in DAB-DETR.
+        topk: detections per image, 100 in Deformable DETR, 300 in DAB-DETR.
         clip: clip boxes to the image. The official evaluations do not.
-        duplicate_decay: see :func:`decay_duplicates`; None leaves scores as they are, as published.
+        duplicate_decay: see :func:`decay_duplicates`; None leaves scores unchanged, as published.
     """
 
     def __init__(self, *, topk: int = 100, clip: bool = False, duplicate_decay: float | None = None):
@@ -36,8 +36,8 @@ class TopKPostprocessor:
             image_size: ``(height, width)``.
 
         Returns:
-            Instances with ``pred_boxes``, ``scores``, ``pred_classes`` and ``query_ids`` (the query that each came
-            from), best first.
+            Instances with ``pred_boxes``, ``scores``, ``pred_classes`` and ``query_ids`` (the query of each detection),
+            sorted by score.
         """
         return _detections(*self.select(scores, boxes), image_size, clip=self.clip)
 
@@ -48,7 +48,7 @@ class TopKPostprocessor:
         query, labels = index // num_classes, index % num_classes
         boxes = boxes.gather(-2, query[..., None].expand(*query.shape, 4))
         if self.duplicate_decay is not None:
-            # whatever is better than a selected pair was selected too
+            # any pair better than a selected one was selected too
             best, order = decay_duplicates(best, labels, boxes, self.duplicate_decay).sort(dim=-1, descending=True)
             labels, query = labels.gather(-1, order), query.gather(-1, order)
             boxes = boxes.gather(-2, order[..., None].expand(*order.shape, 4))
@@ -56,7 +56,7 @@ class TopKPostprocessor:
 
 
 def best_class_per_query(postprocessor: Postprocessor) -> PerQueryPostprocessor:
-    """What people see of a model with this postprocessor: each query once, best first, boxes clipped to the image."""
+    """The postprocessor for display: each query once, sorted by score, boxes clipped to the image."""
     decay = getattr(postprocessor, "duplicate_decay", None)
     return PerQueryPostprocessor(clip=True, duplicate_decay=decay, best_first=True)
 
@@ -66,8 +66,8 @@ class PerQueryPostprocessor:
 
     Args:
         clip: clip boxes to the image. The official evaluation does not.
-        duplicate_decay: see :func:`decay_duplicates`; None leaves scores as they are, as published.
-        best_first: order by score instead.
+        duplicate_decay: see :func:`decay_duplicates`; None leaves scores unchanged, as published.
+        best_first: sort by score instead.
     """
 
     def __init__(self, *, clip: bool = False, duplicate_decay: float | None = None, best_first: bool = False):
@@ -92,15 +92,15 @@ def decay_duplicates(scores: Tensor, labels: Tensor, boxes: Tensor, exponent: fl
     """Lower the scores of duplicates: ``score * (1 - IoU ** exponent)``.
 
     ``IoU`` is the largest one with a better detection of the same class, so that the best detection of an object keeps
-    its score and one on nearly the same box loses most of it. Nothing is trained and nothing removed, but objects of
-    one class that truly overlap are taken for duplicates too: with an exponent of 4, two boxes of IoU 0.5 cost the
-    lower one 6 %, of IoU 0.8 41 %.
+    its score and one with nearly the same box loses most of it. Nothing is trained and nothing removed, but objects of
+    one class that really overlap are treated as duplicates too: with an exponent of 4, an IoU of 0.5 costs the lower
+    score 6 %, an IoU of 0.8 41 %.
 
     Args:
         scores: ``(..., D)``.
         labels: ``(..., D)`` classes.
         boxes: ``(..., D, 4)`` xyxy.
-        exponent: the larger, the closer must boxes be.
+        exponent: the larger, the closer boxes must be.
 
     Returns:
         ``(..., D)`` in the same order.

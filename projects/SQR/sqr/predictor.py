@@ -1,4 +1,4 @@
-"""Detections of images, in the simplest way: ``sqr.Predictor``."""
+"""Simple inference on images: ``sqr.Predictor``."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ SCORE_THRESHOLD = 0.3
 
 
 class Predictor:
-    """A detector that takes images as people have them.
+    """A detector for images in common formats.
 
-    Images are resized and converted as the config evaluates them (its test mapper). Each query that reaches the
-    threshold is one detection, of its best class, with its box clipped to the image; ``as_evaluated=True`` returns the
-    pairs of query and class that ``train_net.py --eval-only`` evaluates. What is taken for an image:
+    Images are resized and converted by the config's test mapper. Each query that reaches the threshold is one
+    detection, of its best class, with its box clipped to the image; ``as_evaluated=True`` returns the
+    pairs of query and class that ``train_net.py --eval-only`` evaluates. An image is one of:
 
     - a path;
-    - a PIL image of any mode, its pixels as they are (no orientation by EXIF, which paths get);
-    - a numpy array ``(height, width, 3)``, with a fourth channel (transparency, left out) or grey ``(height, width)``,
-      uint8 or uint16, BGR as OpenCV reads and Detectron2's ``DefaultPredictor`` takes it;
-    - a tensor ``(3, height, width)``, uint8, RGB as ``torchvision.io`` reads it.
+    - a PIL image of any mode, without applying EXIF's orientation (which is applied to paths);
+    - a numpy array ``(height, width, 3)``, with a fourth channel (transparency, dropped) or grey ``(height, width)``,
+      uint8 or uint16, BGR as in OpenCV and Detectron2's ``DefaultPredictor``;
+    - a tensor ``(3, height, width)``, uint8, RGB as in ``torchvision.io``.
 
     Args:
-        checkpoint: of a training (``output/mine/model_best.pth``, possibly followed by ``@ema``): the file holds the
-            config, which is read as data, and the class names. Other models come with ``model``, ``mapper`` and
-            ``class_names``, or from :meth:`from_run`, :meth:`from_config` and :meth:`from_zoo`.
-        model: a trained detector; it is switched to evaluation.
+        checkpoint: of a training (``output/mine/model_best.pth``, possibly followed by ``@ema``): the file contains the
+            config, which is read as data, and the class names. Other models are given by ``model``, ``mapper`` and
+            ``class_names``, or by :meth:`from_run`, :meth:`from_config` and :meth:`from_zoo`.
+        model: a trained detector; switched to evaluation mode.
         mapper: the test mapper, a Detectron2 ``DatasetMapper`` or one with its ``augmentations`` and ``image_format``.
         class_names: ``K`` names.
         overrides: of a checkpoint's config, such as ``data.min_size_test=640``.
         device: of a checkpoint's model; the first GPU if there is one when None.
-        score_threshold: leave out detections of a lower score; None is 0.3, or 0 with ``as_evaluated``.
-        batch_size: images that go through the model together.
-        as_evaluated: return what an evaluation sees: the model's own selection of pairs of query and class, so that a
-            query can be several detections, boxes not clipped.
+        score_threshold: leave out detections with a lower score; None is 0.3, or 0 with ``as_evaluated``.
+        batch_size: images processed together.
+        as_evaluated: return what an evaluation uses: the model's selection of pairs of query and class, so that a
+            query can yield several detections, with unclipped boxes.
 
     Raises:
-        UserError: the checkpoint cannot be read or holds no config.
+        UserError: the checkpoint cannot be read or contains no config.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Predictor:
 
         Args:
             config: a file, a name of the model zoo, or a loaded config.
-            checkpoint: whatever ``train.init_checkpoint`` takes: path, URL, ``zoo://NAME``, ``zoo``.
+            checkpoint: as ``train.init_checkpoint``: path, URL, ``zoo://NAME``, ``zoo``.
             overrides: ``key=value`` of the config, such as ``data.min_size_test=640``.
             device: the first GPU if there is one when None.
             score_threshold, batch_size, as_evaluated: see the class.
@@ -141,7 +141,7 @@ class Predictor:
         batch_size: int = 1,
         as_evaluated: bool = False,
     ) -> Predictor:
-        """What a training wrote to its output folder.
+        """The model of a training's output folder.
 
         Args:
             output_dir: the run's ``train.output_dir``.
@@ -176,7 +176,7 @@ class Predictor:
         """A trained model of the zoo by its config's name, such as ``quick/sqr_deformable_detr_shapes``.
 
         Raises:
-            UserError: no such config, or no checkpoint of it; the message lists those that there are.
+            UserError: no such config, or no checkpoint of it; the message lists the available ones.
         """
         return cls.from_config(
             name,
@@ -200,15 +200,15 @@ class Predictor:
         Args:
             images: one image, or a batch: a sequence of images, an array ``(B, height, width, 3)`` or a tensor
                 ``(B, 3, height, width)``.
-            color: ``"BGR"`` or ``"RGB"``, the channel order of arrays and tensors where it is not the one above.
-            score_threshold: in the place of the predictor's.
+            color: ``"BGR"`` or ``"RGB"``, the channel order of arrays and tensors if it is not the default.
+            score_threshold: instead of the predictor's.
 
         Returns:
-            Instances in pixels of the image as given, best first, on the model's device: ``pred_boxes``, ``scores``,
+            Instances in pixels of the given image, sorted by score, on the model's device: ``pred_boxes``, ``scores``,
             ``pred_classes``, ``pred_class_names`` and ``query_ids``. A list of them for a batch.
 
         Raises:
-            OSError: a path that does not exist or is no image.
+            OSError: a path that does not exist or is not an image.
             TypeError, ValueError: something that is not an image.
         """
         threshold = self.score_threshold if score_threshold is None else score_threshold
@@ -228,11 +228,11 @@ class Predictor:
         return self._run(detect, images, color)
 
     def draw(self, image: ImageLike, instances: Instances | None = None, *, color: str | None = None) -> Image.Image:
-        """Draw detections on an image, every class in its own colour, the same in all pictures.
+        """Draw detections on an image, with one colour per class in all pictures.
 
         Args:
             image: one image.
-            instances: in pixels of the image; what the predictor detects when None.
+            instances: in pixels of the image; the predictor's detections when None.
             color: see :meth:`__call__`.
 
         Returns:
@@ -245,7 +245,7 @@ class Predictor:
     def stages(
         self, images: ImageLike | Sequence[ImageLike] | Tensor, *, color: str | None = None
     ) -> ImagePredictions | list[ImagePredictions]:
-        """What every stage predicts: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the image as given.
+        """The predictions of every stage: scores ``(S, Q, K)`` and boxes ``(S, Q, 4)`` in pixels of the given image.
 
         Arguments and errors as :meth:`__call__`; a list for a batch.
         """
@@ -294,7 +294,7 @@ def _load(
 
 
 class ClassNames(list):
-    """The name of each detection's class, indexed as the other fields of Detectron2's ``Instances`` are."""
+    """The name of each detection's class, indexed like the other fields of Detectron2's ``Instances``."""
 
     def __getitem__(self, item: int | slice | Tensor):
         if isinstance(item, (int, slice)):
@@ -308,8 +308,8 @@ class ClassNames(list):
 def class_names_of(cfg: DictConfig) -> tuple[str, ...]:
     """The names of a settled config's classes.
 
-    They are ``data.class_names`` of a saved run, else those of the dataset the config names, else numbers where the
-    dataset is not on this machine.
+    They are ``data.class_names`` of a saved run, or those of the config's dataset, or numbers if the dataset is not on
+    this machine.
     """
     data = cfg.get("data")
     if data is None:

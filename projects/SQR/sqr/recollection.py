@@ -1,13 +1,13 @@
 """Recollection plans: which earlier outputs enter each decoder stage.
 
-A query-based detector refines queries through *stages*. Trained plainly, a stage sees only the output of the
-stage before it. Query recollection (Chen et al., "Enhanced Training of Query-Based Object Detection via Selective
+A query-based detector refines queries through *stages*. In plain training, a stage sees only the output of the
+previous stage. Query recollection (Chen et al., "Enhanced Training of Query-Based Object Detection via Selective
 Query Recollection", CVPR 2023, arXiv 2212.07593) lets a stage see earlier outputs too, as extra, independent
 *groups* of queries, in training only.
 
-A :class:`Plan` says exactly that and nothing else. It is a tuple of steps ``(stage, sources)``: run stage module
+A :class:`Plan` describes exactly this. It is a tuple of steps ``(stage, sources)``: run stage module
 ``stage`` on the concatenation, along the group axis, of the outputs named by ``sources``. Output 0 is the initial
-queries, output ``k`` is what step ``k`` produced. Steps and stages count from 1, as in the paper.
+queries, output ``k`` is the result of step ``k``. Steps and stages count from 1, as in the paper.
 
 =====================  ==========================  ============================  =====
 plan                   sources of step ``s``       groups with 6 stages          total
@@ -23,11 +23,11 @@ sampled                ``s-1``'s chain, and one    1 2 2 2 2 2                  
 =====================  ==========================  ============================  =====
 
 A source is an output, with all its groups, or ``(output, group)``, one of its groups. Older sources always come first,
-so the *sequential chain* (the path that inference takes) is the last group of every step. Which groups exist, how many
-there are and what each one is, is answered here only; the decoder splits a step's groups into passes and the criterion
-sums over them, both by the numbers of this plan.
+so the *sequential chain* (the path that inference takes) is the last group of every step. Only this module determines
+which groups exist, how many there are and what each one is; the decoder splits a step's groups into passes and the
+criterion sums over them, both by the numbers of the plan.
 
-This module is pure Python and imports nothing of PyTorch.
+This module is pure Python and does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Step(NamedTuple):
 
 
 class SetInfo(NamedTuple):
-    """What one supervised set of predictions is: its index, step, stage (both from 1) and path of stages."""
+    """One supervised set of predictions: its index, step, stage (both from 1) and path of stages."""
 
     index: int
     step: int
@@ -74,15 +74,14 @@ class Plan:
 
     Args:
         steps: ``(stage, sources)`` pairs in execution order.
-        num_stages: how many stage modules there are; the largest stage that a step names when None.
+        num_stages: number of stage modules; the largest stage of any step when None.
 
     Attributes:
-        loss_weights: what each step's losses are multiplied with; see :meth:`weighted`.
+        loss_weights: factor of each step's losses; see :meth:`weighted`.
 
     Raises:
         ValueError: a step names a stage that does not exist or an output that does not exist yet, names a group
-            twice, or leaves out the chain's output of the step before it (inference would then run a chain that
-            training never saw).
+            twice, or omits the chain's output of the previous step (inference would then run an untrained chain).
     """
 
     def __init__(self, steps: Iterable[tuple[int, Sequence[Source]]], num_stages: int | None = None):
@@ -132,8 +131,7 @@ class Plan:
 
         Args:
             num_stages: number of decoder stages.
-            stages: how many of them run, the first ones; all when None. At inference this is the dial between speed
-                and AP.
+            stages: run only the first ones; all when None. At inference this trades AP for speed.
         """
         numbers = _stage_numbers(num_stages)
         if stages is not None and not 1 <= stages <= num_stages:
@@ -179,7 +177,7 @@ class Plan:
 
     @staticmethod
     def sampled(num_stages: int, extra: int = 1, pool: str = "all") -> SampledPlan:
-        """The chain, and ``extra`` earlier groups that are drawn anew in every training step; see SampledPlan."""
+        """The chain, and ``extra`` earlier groups drawn in every training step; see SampledPlan."""
         return SampledPlan(num_stages, extra=extra, pool=pool)
 
     @classmethod
@@ -196,15 +194,15 @@ class Plan:
 
     @classmethod
     def from_spec(cls, spec: Plan | str | Mapping | Sequence, num_stages: int) -> Plan:
-        """A plan from what a config or a command line can say.
+        """Make a plan from a config or command-line value.
 
         Args:
-            spec: a plan; a strategy's name with the paper's defaults, that is ``sequential``, ``selective``
+            spec: a plan; a strategy's name with the paper's defaults: ``sequential``, ``selective``
                 (``sqr``), ``dense`` (``dqr``), ``dense_recurrent`` (``dqrr``) or ``sampled``; a mapping of ``name``
                 and that constructor's options, such as ``{name: selective, start: 3}``, ``{name: looped, times: 5}``
                 or ``{name: explicit, sources: [[0], [0, 1]]}``, and ``loss_weights`` (:meth:`weighted`); or the
                 sources of each step, such as ``[[0], [0, 1], [1, 2]]``.
-            num_stages: stages of the decoder that shall run it.
+            num_stages: stages of the decoder that will run it.
 
         Raises:
             ValueError: an unknown name or option, or an impossible plan.
@@ -234,12 +232,12 @@ class Plan:
     def weighted(self, loss_weights: Sequence[float]) -> Plan:
         """The same plan with a weight for the losses of each step.
 
-        A step of weight 0 runs but is neither matched nor supervised. Where each stage has heads of its own, as with
-        box refinement, the heads of such a stage get no gradient at all and keep their initial weights; only what
-        reaches the stage through later ones trains it.
+        A step with weight 0 runs but is neither matched nor supervised. If each stage has its own heads, as with box
+        refinement, the heads of such a stage get no gradient and keep their initial weights; the stage is trained
+        only through later ones.
 
         Raises:
-            ValueError: not one finite weight of at least 0 for each step, or all are 0.
+            ValueError: not one finite, nonnegative weight for each step, or all are 0.
         """
         weights = tuple(float(weight) for weight in loss_weights)
         if len(weights) != self.num_steps:
@@ -272,7 +270,7 @@ class Plan:
 
     @cached_property
     def sets(self) -> tuple[SetInfo, ...]:
-        """Every set of predictions in storage order: step after step, a step's groups in concatenation order."""
+        """Every set of predictions in storage order: by step, a step's groups in concatenation order."""
         outputs: list[list[tuple[int, ...]]] = [[(0,)]]
         sets: list[SetInfo] = []
         for number, (stage, _) in enumerate(self.steps, start=1):
@@ -287,7 +285,7 @@ class Plan:
         return ["-".join(map(str, info.path)) for info in self.sets if info.step == step]
 
     def slice(self, step: int) -> slice:
-        """Where the sets of a step (from 1) stand in :attr:`sets`."""
+        """The slice of a step (from 1) in :attr:`sets`."""
         self._check_step_number(step)
         begin = sum(self.groups[: step - 1])
         return slice(begin, begin + self.groups[step - 1])
@@ -308,10 +306,10 @@ class Plan:
         return tuple(names)
 
     def initial_groups(self, step_groups: Sequence[int]) -> int:
-        """How many groups of initial queries there were, from how many groups each step processed.
+        """The number of groups of initial queries, from the number of groups of each step.
 
         Raises:
-            ValueError: the numbers are not the plan's :attr:`groups`, all multiplied by the same number.
+            ValueError: the numbers are not a multiple of the plan's :attr:`groups`.
         """
         factor = step_groups[0] // self.groups[0]
         if [factor * groups for groups in self.groups] != list(step_groups) or factor < 1:
@@ -319,7 +317,7 @@ class Plan:
         return factor
 
     def last_use(self, output: int) -> int:
-        """The last step (from 1) that takes an output, or 0 if none does: it can be freed afterwards."""
+        """The last step (from 1) that uses an output, after which it can be freed; 0 if none does."""
         return max((n for n, step in enumerate(self.steps, start=1) if output in step.outputs), default=0)
 
     def last_run(self, stage: int) -> int:
@@ -352,18 +350,16 @@ class Plan:
 
 
 class SampledPlan(Plan):
-    """Sampled recollection: each step runs the chain and a few earlier groups, drawn anew in every training step.
+    """Sampled recollection: each step runs the chain and a few earlier groups, drawn in every training step.
 
-    Step ``s`` draws uniformly and without replacement among the groups that exist by then, other than the newest of
-    the chain, which it runs in any case. How many groups a step has does not depend on the draw, so neither do time
-    and memory.
+    Step ``s`` draws uniformly and without replacement among the groups available by then, except the chain's newest,
+    which it always runs. The number of groups of a step does not depend on the draw, and neither do time and memory.
 
-    The object itself is one such draw (number 0), so that whatever asks a plan for paths or a picture sees a typical
-    one. :meth:`draw` gives the others.
+    The object itself is draw number 0, so that its paths and its figure are typical. :meth:`draw` returns the others.
 
     Args:
         num_stages: number of decoder stages.
-        extra: groups that each step draws; all of the pool where it is smaller.
+        extra: groups that each step draws; the whole pool if it is smaller.
         pool: ``"all"`` groups of earlier outputs, or only those of the two most ``"recent"`` (as SQR's sources).
 
     Raises:
@@ -384,7 +380,7 @@ class SampledPlan(Plan):
         return plan.weighted(self.loss_weights)
 
     def expected_sources(self, step: int) -> dict[int, float]:
-        """How many groups of each output enter a step (from 1) on average; the chain counts with its output."""
+        """The average number of groups of each output that enter a step (from 1), including the chain."""
         self._check_step_number(step)
         pool = self._pool(step, (1, *self.groups))
         share = min(self.extra, len(pool)) / max(len(pool), 1)

@@ -1,9 +1,9 @@
-"""The tensors that detectors, decoder, loss and analysis hand to each other.
+"""The tensors that detectors, decoder, loss and analysis exchange.
 
 Shape glossary, used in every docstring of this package: ``B`` images, ``G`` groups, ``Q`` queries in a group, ``S``
 stages, ``C`` channels, ``K`` classes, ``T`` objects of an image, ``L`` levels, ``P`` sampling points, ``H`` heads,
 ``N`` memory tokens. Boxes are normalised cxcywh in [0, 1] of the *unpadded* image inside models and losses and
-absolute xyxy at the Detectron2 border. A padding mask is ``True`` where the input is padding.
+absolute xyxy at the interface to Detectron2. A padding mask is ``True`` where the input is padding.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 
 @dataclass
 class QueryState:
-    """Queries between two stages.
+    """The state of queries between two stages.
 
     Attributes:
         content: ``(B, G, Q, C)``.
         reference: ``(B, G, Q, R)`` in the detector's own parametrisation (point, box, or AdaMixer's x, y, z, r;
             ``R = 0`` for DETR, which refines nothing).
-        extras: whatever else a detector carries per query, each ``(B, G, Q, ...)``.
+        extras: other per-query tensors of a detector, each ``(B, G, Q, ...)``.
 
-    Recollecting concatenates all of it, so every group keeps its own reference and its own extras.
+    Recollection concatenates all of them, so every group keeps its own reference and extras.
     """
 
     content: Tensor
@@ -69,11 +69,11 @@ class QueryState:
         )
 
     def beside(self, others: QueryState) -> QueryState:
-        """These queries, then ``others`` in the same groups, which see these ones and those of their own group.
+        """These queries followed by ``others`` in the same groups, which attend to these and to their own group.
 
-        Where there are ``n`` groups of ``others`` for each group here, they become ``n`` blocks of queries. The extra
-        ``block``, ``(B, G, Q)``, tells a stage's self-attention who sees whom: block 0 is seen by all, any other by
-        itself. :meth:`StagePrediction.split` is the way back.
+        With ``n`` groups of ``others`` for each group here, they become ``n`` blocks of queries. The extra
+        ``block``, ``(B, G, Q)``, controls a stage's self-attention: all queries attend to block 0, and the queries of
+        another block also to each other. :meth:`StagePrediction.split` is the inverse.
         """
         blocks = others.num_groups // self.num_groups
 
@@ -102,12 +102,12 @@ class QueryState:
 
 @dataclass
 class StagePrediction:
-    """What a stage predicts.
+    """The predictions of a stage.
 
     Attributes:
-        logits: ``(B, G, Q, K)`` raw class scores (``K + 1`` where a detector has a no-object class).
+        logits: ``(B, G, Q, K)`` raw class scores (``K + 1`` with a no-object class).
         boxes: ``(B, G, Q, 4)`` normalised cxcywh.
-        extras: whatever else a detector's losses need, each ``(B, G, Q, ...)``.
+        extras: other tensors that a detector's losses need, each ``(B, G, Q, ...)``.
     """
 
     logits: Tensor
@@ -126,7 +126,7 @@ class StagePrediction:
         )
 
     def split(self, num_queries: int, blocks: int) -> tuple[StagePrediction, StagePrediction]:
-        """The first ``num_queries`` queries of every group, and ``blocks`` blocks of others as groups of their own."""
+        """The first ``num_queries`` queries of every group, and ``blocks`` blocks of others as separate groups."""
         first, others = zip(
             *(
                 (x[:, :, :num_queries], x[:, :, num_queries:].unflatten(2, (blocks, -1)).flatten(1, 2))
@@ -143,8 +143,8 @@ class DenoisingSet:
 
     Attributes:
         state: ``(B, G, Q, C)``, any number of groups.
-        assignment: ``(T,)`` int64, the query of every group that each of the batch's objects belongs to.
-        sees_queries: whether they attend to the matched queries too, which never attend to them.
+        assignment: ``(T,)`` int64, the query in every group of each of the batch's objects.
+        sees_queries: whether they also attend to the matched queries, which never attend to them.
     """
 
     state: QueryState
@@ -153,10 +153,10 @@ class DenoisingSet:
 
 
 class BatchTotals(NamedTuple):
-    """Numbers of objects and images that losses are normalised by.
+    """Numbers of objects and images by which losses are normalised.
 
-    Those of the images at hand, or, where a batch is fed in parts (gradient accumulation), those of all its parts in
-    this process.
+    They are those of the input images, or, if a batch is processed in parts (gradient accumulation), those of all its
+    parts in this process.
     """
 
     objects: int
@@ -165,14 +165,14 @@ class BatchTotals(NamedTuple):
 
 @dataclass
 class InitialQueries:
-    """What a query generator hands to the decoder.
+    """The output of a query generator.
 
     Attributes:
         state: the queries before the first stage, usually one group. With ``G0`` groups (Group DETR) every step of a
-            plan has ``G0`` times the plan's groups, each on its own.
+            plan has ``G0`` times the plan's groups, all independent.
         proposals: predictions of a two-stage encoder, ``G = 1`` and ``Q = N``, every object being class 0; or None.
-        auxiliary: a second query set, in training only (hybrid matching); or None. The decoder runs it on its own, so
-            that the two sets never see each other, and the criterion matches it with repeated objects.
+        auxiliary: a second query set, in training only (hybrid matching); or None. The decoder runs it separately, so
+            that the two sets are independent, and the criterion matches it with repeated objects.
         denoising: queries made from the objects, in training only; or None.
         classed_proposals: proposals have the objects' own classes instead.
     """
@@ -185,7 +185,7 @@ class InitialQueries:
 
     @staticmethod
     def split(state: QueryState, num_queries: int, proposals: StagePrediction | None = None) -> InitialQueries:
-        """The first ``num_queries`` queries are the set that is also evaluated, further ones the auxiliary set."""
+        """Split into the first ``num_queries`` queries, which are also evaluated, and the auxiliary set."""
         if state.content.shape[2] == num_queries:
             return InitialQueries(state, proposals)
         first, auxiliary = state.split(num_queries)
@@ -193,12 +193,12 @@ class InitialQueries:
 
 
 def fold_groups_into_batch(x: Tensor) -> Tensor:
-    """``(B, G, Q, ...)`` -> ``(B * G, Q, ...)``: for what must not mix groups, such as self-attention."""
+    """``(B, G, Q, ...)`` -> ``(B * G, Q, ...)``: for operations that must not mix groups, such as self-attention."""
     return x.flatten(0, 1)
 
 
 def fold_groups_into_queries(x: Tensor) -> Tensor:
-    """``(B, G, Q, ...)`` -> ``(B, G * Q, ...)``: for what treats queries one by one, against an image's memory."""
+    """``(B, G, Q, ...)`` -> ``(B, G * Q, ...)``: for operations on independent queries and an image's memory."""
     return x.flatten(1, 2)
 
 
@@ -207,14 +207,14 @@ Projection = TypeVar("Projection")
 
 
 class Decoded(NamedTuple):
-    """What a detector makes of a memory.
+    """The predictions that a detector makes from a memory.
 
     Attributes:
         predictions: one per step.
         proposals: of a two-stage encoder, or None.
         auxiliary: likewise one per step, of the auxiliary set; or None.
         denoising: likewise of the denoising set; or None.
-        initial: the queries that they come from.
+        initial: the queries they come from.
     """
 
     predictions: list[StagePrediction]
@@ -226,11 +226,11 @@ class Decoded(NamedTuple):
 
 @dataclass
 class PreparedMemory(Generic[Memory, Projection]):
-    """The encoder's memory and what one stage computed of it, whatever queries follow.
+    """The encoder's memory and what one stage computes from it independently of the queries.
 
     Attributes:
         memory: as the encoder returned it.
-        projection: the stage's own, such as keys and values; None if it needs nothing.
+        projection: computed by the stage, such as keys and values; None if it needs nothing.
     """
 
     memory: Memory
@@ -239,7 +239,7 @@ class PreparedMemory(Generic[Memory, Projection]):
 
 @dataclass
 class KeysAndValues:
-    """A memory as one attention reads it, split into heads.
+    """A memory projected for one attention, split into heads.
 
     Attributes:
         key: ``(B, H, N, D)``, contiguous.
@@ -269,22 +269,22 @@ class DenseMemory:
     @cached_property
     def tokens_with_position(self) -> Tensor:
         """``(B, N, C)`` sum of tokens and position, computed once per image for all stages."""
-        # attached to the tokens even if it is first asked for without gradients
+        # attached to the tokens even if first computed without gradients
         with torch.enable_grad() if self.tokens.requires_grad else nullcontext():
             return self.tokens + self.position
 
 
 @dataclass
 class MultiScaleMemory:
-    """Encoded features of several levels, flattened level after level.
+    """Encoded features of several levels, flattened and concatenated.
 
     Attributes:
         tokens: ``(B, N, C)``.
         padding_mask: ``(B, N)`` bool, True where padded.
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
-        valid_ratios: ``(B, L, 2)`` unpadded share of each level's width and height, in (0, 1].
-        pixel_sizes: ``(B, L, 2)`` share of each level's padded width and height that one pixel of it is.
-        ignores_padding: whether results computed from the memory must not depend on how far the batch is padded.
+        valid_ratios: ``(B, L, 2)`` unpadded fraction of each level's width and height, in (0, 1].
+        pixel_sizes: ``(B, L, 2)`` size of a pixel relative to each level's padded width and height.
+        ignores_padding: whether results computed from the memory must not depend on the padding of the batch.
     """
 
     tokens: Tensor
@@ -297,12 +297,12 @@ class MultiScaleMemory:
 
 @dataclass
 class PyramidMemory:
-    """Feature maps of several levels, flattened level after level, for detectors that sample them in pixels.
+    """Feature maps of several levels, flattened and concatenated, for detectors that sample them in pixels.
 
     Attributes:
         tokens: ``(B, N, C)``, padding included.
         spatial_shapes: ``(height, width)`` of each of the ``L`` levels, on the host.
-        strides: pixels of the padded input image that a level's pixel stands for.
+        strides: pixels of the padded input image per pixel of each level.
         image_sizes: ``(B, 2)`` float32 width and height of the unpadded images in pixels.
         scales: ``(B, L)`` float32 binary logarithms of the strides.
     """

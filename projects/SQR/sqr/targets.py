@@ -1,4 +1,4 @@
-"""The objects of a batch of images, as matcher and criterion take them."""
+"""The objects of a batch of images, for matcher and criterion."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .structures import BatchTotals
 
 @dataclass
 class Targets:
-    """All objects of a batch, image after image.
+    """All objects of a batch, ordered by image.
 
     Attributes:
         labels: ``(T,)`` int64 contiguous class indices, ``T`` objects in the batch.
         boxes: ``(T, 4)`` float32 normalised cxcywh.
-        image_index: ``(T,)`` int64, the image of the batch that an object is in.
+        image_index: ``(T,)`` int64, the image of each object.
         counts: objects of each image, on the host.
         class_ids: the labels of each image as host tensors.
         image_ids: names of the images for messages.
-        totals: what losses are normalised by.
+        totals: numbers by which losses are normalised.
     """
 
     labels: Tensor
@@ -93,12 +93,12 @@ class Targets:
         return Targets.from_lists(labels, boxes, device=device, image_ids=image_ids, totals=totals)
 
     def class_agnostic(self) -> Targets:
-        """The same objects, all of class 0: what a two-stage encoder's proposals are trained with."""
+        """The same objects, all of class 0, for training a two-stage encoder's proposals."""
         zeros = tuple(torch.zeros_like(x) for x in self.class_ids)
         return replace(self, labels=torch.zeros_like(self.labels), class_ids=zeros)
 
     def repeated(self, times: int) -> Targets:
-        """Every object ``times`` times: what a one-to-many query set is matched with (Jia et al., CVPR 2023)."""
+        """Every object ``times`` times, for matching with a one-to-many query set (Jia et al., CVPR 2023)."""
         index = torch.arange(len(self.labels)).split(self.counts)
         order = torch.cat([part.repeat(times) for part in index]).to(self.labels.device, non_blocking=True)
         return replace(

@@ -1,8 +1,8 @@
 """Hugging Face ``transformers`` detectors under this package's contracts: recollection, trainer, analysis, predictor.
 
 Backbone, encoder, query selection, denoising, losses and weights are theirs; the decoder loop is ours. Their network
-runs as it is, but for its decoder, whose part :class:`~sqr.decoder.RecollectingDecoder` plays: it returns every set of
-queries as if it were one more layer, so that their own loss trains all of them.
+runs unchanged except for its decoder, which is replaced by :class:`~sqr.decoder.RecollectingDecoder`. It returns every
+set of queries as if it were another layer, so that their own loss trains all of them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class TransformersDetector(QueryBasedDetector):
 
     Args:
         network: of a family in :data:`~sqr.adapters.transformers_stages.FAMILIES`.
-        decoder: options of :class:`~sqr.decoder.RecollectingDecoder` but its stages.
+        decoder: options of :class:`~sqr.decoder.RecollectingDecoder` other than its stages.
         image_size: ``(height, width)`` that every image is resized to, as their processors do; None pads the images of
             a batch instead.
-        postprocessor: the 300 best when None.
+        postprocessor: None selects the 300 best detections.
         pixel_mean, pixel_std: of each channel, in RGB and the range 0 to 255.
     """
 
@@ -73,7 +73,7 @@ class TransformersDetector(QueryBasedDetector):
         return super().preprocess(batched_inputs)
 
     def decode(self, memory: tuple[Tensor, Tensor], targets: Targets | None = None) -> Decoded:
-        """Run their network, encoder and all, with our decoder in the place of theirs.
+        """Run their network, including its encoder, with our decoder in place of theirs.
 
         Args:
             memory: images and padding mask.
@@ -104,7 +104,8 @@ class TransformersDetector(QueryBasedDetector):
     def losses(self, decoded: Decoded, targets: Targets) -> dict[str, Tensor]:
         """Their losses, with their weights.
 
-        They are normalised by the objects at hand; where a batch is fed in parts, a part counts by its share of them.
+        They are normalised by the number of objects in the input. If a batch is processed in parts, each part is
+        weighted by its share of the batch's objects.
         """
         share = max(1, len(targets)) / max(1, targets.totals.objects)
         return {name: share * value for name, value in decoded.losses.items()}
@@ -127,7 +128,7 @@ def from_transformers(
         pretrained: a directory with ``config.json`` and ``model.safetensors`` (or a name on the hub, where that can be
             reached), whose weights are loaded.
         config: without ``pretrained``, the values of a config with its ``model_type``; weights are random.
-        num_classes: ``K``; heads for another number than the directory's start anew. Theirs when None.
+        num_classes: ``K``; heads for a number other than the directory's are reinitialised. None keeps the directory's.
         decoder, image_size, postprocessor, pixel_mean, pixel_std: see :class:`TransformersDetector`. RT-DETR and D-FINE
             take images divided by 255, LW-DETR and RF-DETR ImageNet's mean and deviation.
 
@@ -141,14 +142,17 @@ def from_transformers(
             f"this detector needs transformers: pip install 'detectron2-sqr[transformers]' ({error})"
         ) from error
     changes = {} if num_classes is None else {"num_labels": num_classes}
+    trust = {"trust_remote_code": False}  # without it a directory's own code may run once somebody answers "y"
     if pretrained is not None:
         try:
-            network = AutoModelForObjectDetection.from_pretrained(pretrained, ignore_mismatched_sizes=True, **changes)
+            network = AutoModelForObjectDetection.from_pretrained(
+                pretrained, ignore_mismatched_sizes=True, **trust, **changes
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"pretrained={pretrained}: {error}") from error
     else:
         values = OmegaConf.to_container(OmegaConf.create(dict(config or {})), resolve=True)
-        network = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**{**values, **changes}))
+        network = AutoModelForObjectDetection.from_config(AutoConfig.for_model(**{**values, **changes}), **trust)
     return TransformersDetector(
         network=network,
         decoder=decoder or {},
@@ -164,7 +168,7 @@ class _DecodedWithLosses(Decoded):
 
 
 class _DecoderOutput:
-    """What their model reads of its decoder's output; None where we have nothing."""
+    """The fields of the decoder output that their model reads; None for those we do not provide."""
 
     def __init__(self, values: Mapping[str, Tensor]):
         self.__dict__.update(values)
@@ -175,14 +179,14 @@ class _DecoderOutput:
 
 
 class _PixelsAndMask(nn.Module):
-    """Stands for the encoder, which runs inside their network."""
+    """Placeholder for the encoder, which runs inside their network."""
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         return images, padding_mask
 
 
 class _TheirLoss(nn.Module):
-    """Stands for the criterion, of which inference needs the probabilities."""
+    """Placeholder for the criterion, whose probabilities inference needs."""
 
     def __init__(self):
         super().__init__()
@@ -191,7 +195,7 @@ class _TheirLoss(nn.Module):
 
 @contextmanager
 def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """An attribute of an instance for a while; the class's own again afterwards."""
+    """Set an attribute of an instance temporarily; afterwards the class attribute is visible again."""
     module.__dict__[name] = value
     try:
         yield
@@ -200,13 +204,13 @@ def _replaced(module: nn.Module, name: str, value: Any) -> Iterator[None]:
 
 
 def _labels(targets: Targets) -> list[dict[str, Tensor]]:
-    """Targets as ``transformers`` has them: one dictionary per image."""
+    """Targets in the format of ``transformers``: one dictionary per image."""
     parts = zip(targets.labels.split(targets.counts), targets.boxes.split(targets.counts), strict=True)
     return [{"class_labels": labels, "boxes": boxes} for labels, boxes in parts]
 
 
 def _by_kind(loss: Tensor, parts: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """Their loss in one scalar per kind, or in one altogether where they weigh the parts outside of the dictionary."""
+    """Their loss as one scalar per kind, or as one in total if they weight the parts outside the dictionary."""
     if not hasattr(config, "weight_loss_vfl"):
         return {"loss": loss}
     kinds: dict[str, Tensor] = {}

@@ -30,7 +30,7 @@ class TransformersStage(DecoderStage):
     """A layer of their decoder and its heads.
 
     Self-attention sees ``(B * G, Q, C)``; the rest of the layer sees ``(B, G * Q, C)`` against one memory. The modules
-    belong to the network that they come from: a stage has no parameters of its own.
+    belong to their network: a stage has no parameters itself.
 
     Args:
         network: a ``...ForObjectDetection`` model.
@@ -65,7 +65,7 @@ class TransformersStage(DecoderStage):
         return x.view(content.shape)
 
     def start(self, content: Tensor, reference: Tensor) -> QueryState:
-        """The state before the first stage, of what their decoder is given: ``(B, Q, C)`` and ``(B, Q, 4)``."""
+        """The state before the first stage, from their decoder's inputs ``(B, Q, C)`` and ``(B, Q, 4)``."""
         return QueryState(content[:, None], reference.sigmoid()[:, None])
 
     def outputs(self, predictions: Sequence[StagePrediction]) -> dict[str, Tensor]:
@@ -94,8 +94,8 @@ class RTDetrStage(TransformersStage):
 class DFineStage(TransformersStage):
     """D-FINE and DEIMv2 (Peng et al., ICLR 2025; Huang et al., 2025): a box's sides are distributions, refined.
 
-    Their first layer also predicts the box that later layers refine the sides of. Here that is the first stage that a
-    group goes through, so a group that skips the first layer (path ``0-2``) has such a box too.
+    Their first layer also predicts the box that later layers refine the sides of. Here this is the first stage of each
+    group's path, so a group that skips the first layer (path ``0-2``) has such a box too.
     """
 
     def __init__(self, network: nn.Module, index: int):
@@ -121,7 +121,7 @@ class DFineStage(TransformersStage):
         x = self.run_layer(state.content, reference[..., None, :], arguments, position_embeddings=position)
         sides = decoder.bbox_embed[self.index](x + extras["output"]) + extras["sides"]
         scores = decoder.class_embed[self.index](x)
-        # of a group's first stage; extents of zero say that there was none
+        # of a group's first stage; zero extents mean that there was none
         new = is_point(extras["first"])
         first_boxes = refine_boxes(decoder.pre_bbox_head(x), reference)
         first = torch.where(new, first_boxes.detach(), extras["first"])
@@ -147,8 +147,8 @@ class DFineStage(TransformersStage):
         """As :meth:`TransformersStage.outputs`.
 
         Their loss pairs the distributions of a layer with the scores and boxes of the layer before (of the first box in
-        the first layer) and trains the last layer's own scores apart. So here: every set's distributions stand beside
-        the prediction that its group came with, then the last step's own predictions follow, the chain's at the end.
+        the first layer) and trains the last layer's scores separately. Likewise here: every set's distributions are
+        paired with the prediction that its group came with, followed by the last step's predictions, the chain's last.
         """
 
         def joint(values: Sequence[Tensor]) -> list[Tensor]:
@@ -172,7 +172,7 @@ class DFineStage(TransformersStage):
 class LwDetrStage(TransformersStage):
     """LW-DETR and RF-DETR (Chen et al., 2024; Robinson et al., 2025): references stay, all layers share the heads.
 
-    In training a group holds their 13 groups of Group DETR one after another; their attention keeps them apart.
+    In training a group contains their 13 groups of Group DETR, which their attention keeps separate.
     """
 
     def start(self, content: Tensor, reference: Tensor) -> QueryState:
@@ -217,7 +217,7 @@ FAMILIES = {
 
 @contextmanager
 def _groups_apart(attention: nn.Module, groups: int) -> Iterator[None]:
-    """Let a self-attention that is given ``(B, G * Q, C)`` work on ``(B * G, Q, C)``."""
+    """Make a self-attention that receives ``(B, G * Q, C)`` run on ``(B * G, Q, C)``."""
     if groups == 1:
         yield
         return

@@ -25,7 +25,7 @@ def compare(commit: str, arguments: Sequence[str], *, rounds: int) -> dict:
     """Run a benchmark of this checkout and of a commit in turn, and print the medians and their ratios.
 
     Args:
-        commit: whatever ``git`` calls a commit.
+        commit: a revision that ``git`` understands.
         arguments: of ``benchmark.py``, without ``--json``.
         rounds: runs of each checkout.
 
@@ -58,7 +58,7 @@ def compare(commit: str, arguments: Sequence[str], *, rounds: int) -> dict:
 
 
 def _provide_operators(other: Path, commit: str) -> None:
-    """Copy the compiled operators where their sources are the same, build them otherwise."""
+    """Copy the compiled operators if their sources are the same; build them otherwise."""
     unused = () if library.has_cuda else (f":(exclude){_SOURCES}/cuda", f":(exclude){_SOURCES}/emulation")
     if _git("diff", "--name-only", commit, "--", str(_SOURCES), *unused):
         command = [sys.executable, "setup.py", "build_ext", "--inplace"]

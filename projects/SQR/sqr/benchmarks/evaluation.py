@@ -1,6 +1,6 @@
 """Box evaluation against pycocotools: ``benchmark.py evaluation``.
 
-Synthetic objects and detections of COCO's shape. Both must give the same numbers, or nothing is timed.
+Uses synthetic objects and detections of the size of COCO. Nothing is timed unless both give the same numbers.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 ``folded`` is :class:`sqr.decoder.RecollectingDecoder`: groups are more queries of the same image. ``checkpoint`` and
 ``checkpoint-4`` are the same with the options that bound its memory, ``compile`` with its stages through
-``torch.compile``. ``loop`` and ``repeat`` are baselines that give the same predictions in the same order, and are here
-alone.
+``torch.compile``. ``loop`` and ``repeat`` are baselines, defined only here, that give the same predictions in the same
+order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Baseline(nn.Module):
 
 
 class LoopingDecoder(_Baseline):
-    """Every group on its own, one after another: a loop over the plan's paths."""
+    """A loop over the plan's paths: one group after another."""
 
     def forward(self, initial: QueryState, memory: object) -> list[StagePrediction]:
         """As :meth:`sqr.decoder.RecollectingDecoder.forward`."""
@@ -77,7 +77,7 @@ class RepeatingDecoder(_Baseline):
 PLANS = ("sequential", "selective", "dense")
 """Of the papers: plain training, SQR and DQR."""
 
-# name: another decoder, or all options of this package's that bound its memory, whatever the config says of them
+# name: another decoder, or this package's options that bound its memory, which override the config's
 EXECUTIONS = {
     "folded": {"checkpoint_groups": False, "max_groups_per_pass": None},
     "loop": LoopingDecoder,
@@ -92,7 +92,7 @@ EXECUTIONS = {
 def running(model: nn.Module, plan: str | Mapping | Sequence, execution: str | None = "folded") -> Iterator[None]:
     """Inside this context the model trains by a plan (:meth:`Plan.from_spec`) and an execution.
 
-    That is one of ``EXECUTIONS``; with None the decoder keeps the options that it has.
+    The execution is one of ``EXECUTIONS``; None keeps the decoder's options.
     """
     decoder, how = model.decoder, {} if execution is None else EXECUTIONS[execution]
     settings = {"plan": Plan.from_spec(plan, len(decoder.stages)), **(how if isinstance(how, dict) else {})}

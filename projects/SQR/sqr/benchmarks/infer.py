@@ -1,9 +1,9 @@
-"""Inference, and against Hugging Face ``transformers`` with the same weights: ``benchmark.py infer``.
+"""Inference, also compared with Hugging Face ``transformers`` with the same weights: ``benchmark.py infer``.
 
-``transformers``' model is built with random weights, they are converted and loaded into this package's model, and both
-run on the same normalised images with the same number of threads. Their outputs are compared first, on padded images
-too. "images to detections" is this package's whole call, which also normalises, pads and selects. A detector that
-``transformers`` does not have is timed alone, and so is every one where it is not installed.
+The model of ``transformers`` is built with random weights, which are converted and loaded into this package's model.
+Both run on the same normalised images with the same number of threads. Their outputs are compared first, also on padded
+images. "images to detections" is this package's whole call, which also normalises, pads and selects. If
+``transformers`` is not installed or lacks the detector, only this package's model is timed.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def build_pair(cfg: DictConfig, *, seed: int) -> tuple[nn.Module, nn.Module | No
     """This package's model and ``transformers``' with the same random weights, in evaluation mode.
 
     Returns:
-        Both; or this package's, None, and a sentence why there is no other.
+        Both; or this package's, None, and the reason why there is no other.
 
     Raises:
-        UserError: the other's weights do not become those of the config's model.
+        UserError: the converted weights are not those of the config's model.
     """
     torch.manual_seed(seed)
     with as_user_error(ValueError, prefix="model: "):
@@ -135,7 +135,7 @@ def compare(ours: nn.Module, theirs: nn.Module, batch: list[dict]) -> float:
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Inside this context a GPU multiplies float32 as such, not with TF32's 10 bits of mantissa."""
+    """Inside this context a GPU multiplies float32 in full precision, without TF32."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("highest")
@@ -147,14 +147,14 @@ def exact_float32() -> Iterator[None]:
 
 
 def padded_pair(size: tuple[int, int], seed: int) -> list[dict]:
-    """Two images of which each is padded on another side."""
+    """Two images, each of which is padded on a different side."""
     height, width = size
     shapes = (height, 3 * width // 4), (3 * height // 4, width)
     return [random_batch(s, images=1, objects=0, num_classes=1, seed=seed + i)[0] for i, s in enumerate(shapes)]
 
 
 def print_results(report: dict) -> None:
-    """A row a size, batch and variant: latency, images a second, and how much longer ``transformers`` takes."""
+    """One row per size, batch and variant: latency, images per second, and the ratio to ``transformers``."""
     key, rows = report["clock"], []
     for result in report["results"]:
         height, width = result["size"]

@@ -1,4 +1,4 @@
-"""Bytes of live tensors, counted operation by operation: on real tensors, or on fake ones that have no data."""
+"""Bytes of live tensors, counted operation by operation, on real tensors or on fake ones without data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveMemory(TorchDispatchMode):
-    """Inside this context, the bytes of all storages that operations make, until they are freed.
+    """Counts, inside this context, the bytes of all storages that operations allocate, until they are freed.
 
-    What an operation takes and returns before it ends (the workspace of a convolution) is not seen.
+    Memory that an operation allocates and frees internally (the workspace of a convolution) is not counted.
 
     Args:
-        measure: what to count of a tensor that is made, in the place of its storage's bytes; 0 leaves it out.
+        measure: what to count for a new tensor instead of its storage's bytes; 0 leaves it out.
 
     Attributes:
         live: bytes alive now.
@@ -30,7 +30,7 @@ class LiveMemory(TorchDispatchMode):
         self._storages: dict[int, weakref.ref] = {}
 
     def add(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that were made outside."""
+        """Count tensors that were created outside this context."""
         for tensor in tensors:
             self._count(tensor)
 

@@ -1,8 +1,8 @@
-"""Matching and set loss alone, against the textbook's: ``benchmark.py loss``.
+"""Matching and set loss compared with the textbook version: ``benchmark.py loss``.
 
 The textbook (Carion et al., DETR, and its successors) matches and trains one set of predictions after another: costs of
-every query with the objects of *all* images for all classes, a copy to the host a set. Both are given the same
-predictions, of queries that lie around objects as a trained model's do, and must agree before anything is timed.
+every query with the objects of *all* images for all classes, and one copy to the host per set. Both get the same
+predictions, with queries around objects as in a trained model, and must agree before anything is timed.
 "softmax" is DETR's own class cost and loss, "focal" that of its successors.
 """
 
@@ -111,7 +111,7 @@ def time_case(name: str, sets: int, objects: int, args: argparse.Namespace) -> d
 def make_case(
     plan: Plan, objects: int, channels: int, args: argparse.Namespace
 ) -> tuple[list[StagePrediction], Targets]:
-    """Predictions of ``channels`` logits around the objects, one a step of the plan, and the objects."""
+    """Predictions with ``channels`` logits around the objects, one per step of the plan, and the objects."""
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(args.images, objects, 4, generator=generator) * 0.5 + 0.1
     labels = torch.randint(args.classes, (args.images, objects), generator=generator)
@@ -194,7 +194,7 @@ def _focal_loss(logits: Tensor, matched: tuple[Tensor, Tensor], labels: Tensor) 
 
 
 def check_agreement(matches: Tensor, textbook: Sequence[Sequence[tuple[Tensor, Tensor]]], targets: Targets) -> None:
-    """Both find the same matches: ``(G, T)``, and for each set and image indices of queries and objects.
+    """Check that both find the same matches: ``(G, T)``, and for each set and image indices of queries and objects.
 
     Raises:
         UserError: they do not.
@@ -207,7 +207,7 @@ def check_agreement(matches: Tensor, textbook: Sequence[Sequence[tuple[Tensor, T
 
 
 def check_losses(ours: float, textbook: float) -> None:
-    """Both find losses that differ only by rounding.
+    """Check that the losses differ only by rounding.
 
     Raises:
         UserError: they do not.
@@ -222,7 +222,7 @@ def backward_of(loss: Callable[[], Tensor], predictions: Sequence[StagePredictio
 
 
 def print_results(results: Sequence[dict], args: argparse.Namespace) -> None:
-    """A row a case: matching alone, and matching, loss and its gradients together."""
+    """One row per case: matching only, and matching, loss and its gradients together."""
     rows = []
     for found in results:
         row = {key: found[key] for key in ("classification", "sets", "objects")}

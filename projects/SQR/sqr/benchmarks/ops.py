@@ -22,7 +22,7 @@ from .timing import bandwidth, flops, interleaved, least_disturbed
 DEFORMABLE_LEVELS = [(100, 134), (50, 67), (25, 34), (13, 17)]
 ADAMIXER_LEVELS = [(200, 267), (100, 134), (50, 67), (25, 34)]
 ADAMIXER_STRIDES = [4.0, 8.0, 16.0, 32.0]
-MIXING = (4, 64, 32, 128)  # feature groups, channels of each, points in, points out
+MIXING = (4, 64, 32, 128)  # feature groups, channels per group, points in, points out
 # name: (operator, images, queries; 0 queries is one for each token)
 CASES = {
     "encoder-b1": ("ms_deform_attn", 1, 0),
@@ -84,7 +84,7 @@ def time_case(name: str, backward: bool, args: argparse.Namespace, roof: dict) -
 
 
 def implementations(operator: str, device: str, dtype: str) -> dict[str, Callable]:
-    """Name to a call of :func:`make_arguments`' tensors; other people's packages where they are installed."""
+    """Calls of :func:`make_arguments`' tensors by name; third-party packages if installed."""
     if operator == "adaptive_mix":
         return {"sqr": ops.adaptive_mix, "reference": ops.adaptive_mix_reference}
     if operator == "adaptive_sample":
@@ -110,9 +110,9 @@ def implementations(operator: str, device: str, dtype: str) -> dict[str, Callabl
 def make_arguments(
     operator: str, batch: int, queries: int, device: str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, locations and weights as a young model has them: near each query, a few pixels apart.
+    """Value, locations and weights as early in training: near each query, a few pixels apart.
 
-    Of adaptive mixing: what was sampled, and both matrices.
+    For adaptive mixing: sampled features and both matrices.
     """
     torch.manual_seed(0)
     if operator == "adaptive_mix":
@@ -162,10 +162,10 @@ def timed_call(call: Callable, arguments: tuple[Tensor, ...], backward: bool) ->
 
 
 def lower_bound(operator: str, arguments: tuple[Tensor, ...], backward: bool, roof: dict) -> float:
-    """Seconds the machine needs at least: every tensor moved once, or the arithmetic, whichever is longer.
+    """Lower bound in seconds: the larger of moving every tensor once and of the arithmetic.
 
-    Pixels are counted once, as if every cache were perfect, and only as many as the taps can read, so no
-    kernel reaches this.
+    Assumes a perfect cache: pixels are counted once, and only as many as the taps can read, so no
+    kernel reaches it.
     """
     if operator == "adaptive_mix":
         return mixing_bound(*arguments, backward, roof)

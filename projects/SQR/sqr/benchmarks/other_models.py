@@ -17,14 +17,14 @@ _RESNETS = {
 
 
 class NoCounterpartError(UserError):
-    """There is nothing of ``transformers`` to compare with; the message says why, for a report."""
+    """``transformers`` has no counterpart; the message gives the reason for a report."""
 
 
 def counterpart(cfg: DictConfig) -> nn.Module:
     """``transformers``' model of a config, with random weights and in evaluation mode; nothing is downloaded.
 
     Args:
-        cfg: a whole config of DETR or of a form of Deformable DETR, with its number of classes.
+        cfg: a complete config of DETR or a form of Deformable DETR, including its number of classes.
 
     Raises:
         NoCounterpartError: ``transformers`` is not installed, or has no such detector.

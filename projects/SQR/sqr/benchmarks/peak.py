@@ -1,8 +1,8 @@
 """Measured peak memory of a training step.
 
 On a CPU each measurement is a fresh process (``python -m sqr.benchmarks.peak``): the peak of its resident
-memory during one step, less what the process took before the model was there. Its allocator gives freed memory back at
-once, so the figure is of live tensors and not of an allocator's habits. On a GPU it is
+memory during one step, minus that of the process before the model was built. Its allocator returns freed memory
+immediately, so that the figure reflects live tensors rather than the allocator. On a GPU it is
 ``torch.cuda.max_memory_allocated`` of that device in this process.
 """
 
@@ -27,13 +27,13 @@ from .executions import running
 from .subjects import Subject, load_subject_config, random_batch
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-_REFUSED = "DefaultCPUAllocator: "  # how PyTorch says that the system gave it no memory
+_REFUSED = "DefaultCPUAllocator: "  # in PyTorch's message when the system refuses memory
 PARTS = ("step", "decoder")
 
 
 @dataclass
 class Measurement:
-    """What to measure: one training step, or only what comes after the encoder (``part="decoder"``)."""
+    """What to measure: one training step, or only the part after the encoder (``part="decoder"``)."""
 
     config_file: str
     overrides: list[str]
@@ -49,7 +49,7 @@ class Measurement:
 
     @staticmethod
     def of(args: argparse.Namespace, **what: object) -> Measurement:
-        """Of a command's arguments, with ``what`` in their place or besides."""
+        """From a command's arguments, overridden and completed by ``what``."""
         given = {field.name: getattr(args, field.name) for field in fields(Measurement) if hasattr(args, field.name)}
         return Measurement(**{**given, **what})
 
@@ -64,7 +64,7 @@ class Peak:
 
 
 class DoesNotFit(UserError):
-    """There is not memory enough for the step."""
+    """There is not enough memory for the step."""
 
 
 def measure(what: Measurement) -> Peak:
@@ -94,9 +94,9 @@ def measure(what: Measurement) -> Peak:
 
 
 def _measure_here(what: Measurement) -> Peak:
-    """One step to warm up, then one that counts.
+    """Run one step to warm up, then measure one.
 
-    Both are of the same shapes, for which oneDNN makes its kernels once and keeps them, tens of megabytes in bfloat16.
+    Both have the same shapes, for which oneDNN creates and caches kernels once (tens of megabytes in bfloat16).
     """
     on_cpu = what.device == "cpu"
     device = torch.device(what.device)
@@ -121,7 +121,7 @@ def _measure_here(what: Measurement) -> Peak:
             torch.cuda.reset_peak_memory_stats(device)
             step()
             return Peak(state, torch.cuda.max_memory_allocated(device) - outside)
-        # What libraries loaded and keep in the warm-up is not the step's.
+        # Exclude what libraries loaded and cached in the warm-up.
         outside = max(outside, _resident() - state)
         _reset_peak()
         step()

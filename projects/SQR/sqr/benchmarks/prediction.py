@@ -131,7 +131,7 @@ def optimizer_state_ratio(cfg: DictConfig) -> float:
 
 
 class _AnyNumbers(TorchDispatchMode):
-    """Answers operations whose result depends on data: a mask selects everything, a scalar is 1."""
+    """Handles operations whose result depends on data: a mask selects everything, a scalar is 1."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype is torch.bool:
@@ -163,7 +163,7 @@ class _AnyAssignment:
 
 @contextlib.contextmanager
 def _like_cuda() -> Iterator[None]:
-    """Let CPU tensors keep for the backward pass what CUDA tensors would; fake CUDA tensors need a GPU for theirs.
+    """Make CPU tensors save for the backward pass what CUDA tensors would; with fake CUDA tensors that needs a GPU.
 
     Attention is PyTorch's memory-efficient kernel, mixing is PyTorch's, and autocast runs normalisation and softmax in
     float32. What the sampling operators read under autocast, and values padded to the width of their keys (DAB-DETR),

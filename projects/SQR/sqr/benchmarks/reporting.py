@@ -1,4 +1,4 @@
-"""What every benchmark's report holds besides its results, and how its tables are printed."""
+"""The parts that all benchmark reports share, and printing of tables."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Run = Callable[[argparse.Namespace], dict]
 
 
 def benchmark(run: Run) -> Run:
-    """Let a benchmark run with ``args.threads`` threads, and put machine and arguments in front of what it reports.
+    """Run a benchmark with ``args.threads`` threads and prepend machine and arguments to its report.
 
-    Keys added: ``machine`` (:func:`describe_machine`), ``arguments``, and, where there is one count of threads,
+    Adds the keys ``machine`` (:func:`describe_machine`), ``arguments``, and, if there is a single number of threads,
     ``clock``: the key of the times to compare.
 
     Raises:
@@ -84,13 +84,13 @@ def describe_machine(device: str) -> dict:
 
 
 def print_table(title: str, rows: Sequence[Mapping], digits: int = 3) -> None:
-    """A title and a table in the form that Markdown takes."""
+    """Print a title and a Markdown table."""
     table = tabulate(rows, headers="keys", tablefmt="github", floatfmt=f".{digits}f")
     print(f"\n{title}\n{table}", flush=True)
 
 
 def _processor() -> str:
-    """The model of the processor: on Linux the kernel knows more of it than Python says."""
+    """The processor's model, on Linux from the kernel, which is more precise than Python."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

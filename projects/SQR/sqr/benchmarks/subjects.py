@@ -1,4 +1,4 @@
-"""What benchmarks measure: a model of random weights, random images and objects, a training step in parts."""
+"""What benchmarks measure: a model with random weights, random images and objects, a training step in parts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from ..errors import UserError, as_user_error
 from ..targets import Targets
 from .timing import Laps
 
-_SPREAD = 0.02  # standard deviation put in the place of matrices that start at zero
+_SPREAD = 0.02  # standard deviation that replaces matrices that start at zero
 
 
 def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which model and which input; :func:`load_subject_config` and :func:`random_batch` read
-    them."""
+    """Add the arguments that :func:`load_subject_config` and :func:`random_batch` read."""
     parser.add_argument("--config-file", required=True, help="a config file, or a name of the model zoo")
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=2, help="images")
@@ -42,7 +41,7 @@ def add_overrides_argument(parser: argparse.ArgumentParser) -> None:
 def load_subject_config(args: argparse.Namespace) -> DictConfig:
     """The config with its overrides, on ``args.device`` and with a number of classes; no data is read.
 
-    Where the number of classes follows data that is not given, it is COCO's.
+    If the number of classes depends on data that is not given, COCO's is used.
 
     Raises:
         UserError: no such config, a bad override, a device that does not exist.
@@ -51,7 +50,7 @@ def load_subject_config(args: argparse.Namespace) -> DictConfig:
 
 
 def random_batch(size: tuple[int, int], *, images: int, objects: int, num_classes: int, seed: int = 0) -> list[dict]:
-    """Detectron2 training inputs of one size ``(height, width)``: noise, with ``objects`` boxes an image."""
+    """Detectron2 training inputs of one size ``(height, width)``: noise, with ``objects`` boxes per image."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     batch = []
@@ -68,12 +67,12 @@ def random_batch(size: tuple[int, int], *, images: int, objects: int, num_classe
 
 @dataclass
 class Subject:
-    """A model in training mode and what a training step needs besides.
+    """A model in training mode and what else a training step needs.
 
     Attributes:
-        optimizer: the config's own with all rates at zero: it does all its work, and the weights stay.
+        optimizer: the config's with all learning rates at zero: it does all its work without changing the weights.
         amp_dtype: of the forward pass, None for full precision.
-        grad_scaler: scales the loss where that is float16, as the trainer's does; passes everything on otherwise.
+        grad_scaler: scales the loss in float16, as in the trainer; otherwise disabled.
     """
 
     model: nn.Module
@@ -112,7 +111,7 @@ class Subject:
 
     @contextlib.contextmanager
     def precision(self, dtype: torch.dtype | None) -> Iterator[None]:
-        """Inside this context the forward pass runs under autocast with bfloat16; as the config says where None."""
+        """Inside this context the forward pass runs under autocast with bfloat16; None follows the config."""
         before = self.amp_dtype
         try:
             self.amp_dtype = dtype or before
@@ -127,7 +126,7 @@ class Subject:
     def step(self, batch: list[dict], laps: Laps | None = None, *, keep_gradients: bool = False) -> dict[str, Tensor]:
         """One training step as the trainer does it; tells ``laps`` of forward, loss, backward and optimizer.
 
-        ``keep_gradients`` adds to the gradients that are there, as for the last part of a batch that is fed in parts.
+        ``keep_gradients`` adds to existing gradients, as in the last part of a batch that is processed in parts.
 
         Returns:
             The losses.
@@ -137,7 +136,7 @@ class Subject:
             self.model.criterion.register_forward_pre_hook(lambda *_: laps("forward")),
             self.model.criterion.register_forward_hook(lambda *_: laps("loss")),
         ]
-        if not keep_gradients:  # as the trainer: no old gradients beside the forward pass
+        if not keep_gradients:  # as in the trainer: no old gradients in memory during the forward pass
             self.optimizer.zero_grad()
         try:
             with self.autocast():
@@ -150,7 +149,7 @@ class Subject:
         return losses
 
     def decoder_step(self, memory: object, targets: Targets, laps: Laps | None = None) -> dict[str, Tensor]:
-        """What comes after the encoder: initial queries, decoder, loss, and the backward pass to the memory.
+        """The part after the encoder: initial queries, decoder, loss, and the backward pass to the memory.
 
         Returns:
             The losses.
@@ -182,7 +181,7 @@ class Subject:
 
     @torch.no_grad()
     def encode(self, batch: list[dict]) -> tuple[object, Targets]:
-        """The batch's memory as a leaf that takes gradients, and its objects."""
+        """The batch's memory as a leaf that requires gradients, and its objects."""
         with self.autocast():
             memory = self.model.encode(batch)
         targets = Targets.from_batched_inputs(batch, num_classes=self.model.num_classes, device=self.model.device)
@@ -190,12 +189,12 @@ class Subject:
 
 
 def as_leaf(memory: object) -> object:
-    """A memory whose tokens are cut off from what made them and take a gradient of their own."""
+    """A memory whose tokens are detached and require gradients."""
     return replace(memory, tokens=memory.tokens.detach().requires_grad_())
 
 
 def repeat_memory(memory: object, times: int) -> object:
-    """A memory with every tensor ``times`` times along its batch axis."""
+    """A memory with every tensor repeated ``times`` times along its batch axis."""
     batch = len(memory.tokens)
     repeated = {}
     for field in fields(memory):
@@ -207,7 +206,7 @@ def repeat_memory(memory: object, times: int) -> object:
 
 @torch.no_grad()
 def fill_zero_matrices(model: nn.Module) -> None:
-    """Put small noise in the place of matrices that start at zero: as after some training, boxes and points differ."""
+    """Replace matrices that start at zero by small noise, so that boxes and points differ as after some training."""
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
             parameter.normal_(std=_SPREAD)
@@ -223,7 +222,7 @@ def make_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
 
 @contextlib.contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Nothing is dropped inside this context, so that two executions of a model are comparable."""
+    """Disable dropout inside this context, so that two executions of a model are comparable."""
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     before = [(m, "p", m.p) for m in dropouts] + [(m, "dropout", m.dropout) for m in attentions]

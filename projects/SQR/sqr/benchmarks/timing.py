@@ -1,4 +1,4 @@
-"""Interleaved timing: every variant once, then all of them again, so that a busy machine slows them alike."""
+"""Interleaved timing: every variant once, then all of them again, so that other load slows all of them alike."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Clocks = tuple[float, float]  # seconds of wall time and of the process's CPU ti
 
 
 class Laps:
-    """Takes the times of a call's parts: ``laps("forward")`` ends a part and starts the next.
+    """Measures the times of a call's parts: ``laps("forward")`` ends a part and starts the next.
 
     Args:
-        device: waited for at the end of each part.
-        parts: False to take only the total: nothing waits between the parts then, so that a GPU's queue never runs
-            empty and the call takes as long as it does unobserved.
+        device: synchronized at the end of each part.
+        parts: False to measure only the total, without synchronization between the parts, so that a GPU's queue never
+            runs empty and the call takes as long as without measurement.
     """
 
     def __init__(self, device: str, *, parts: bool = True):
@@ -59,11 +59,11 @@ def interleaved(
         variants: name to a call without arguments.
         device: such as ``cpu`` or ``cuda:1``; a GPU is synchronised around every call.
         repeats: timed calls of each variant.
-        warmup: calls of each variant before.
+        warmup: untimed calls of each variant before.
 
     Returns:
         For each variant ``median_ms``, ``best_ms`` and ``p90_ms`` of wall time, and on the CPU ``cpu_ms``, the median
-        of the process's CPU time: on a machine shared with others it moves less.
+        of the process's CPU time: it varies less on a shared machine.
     """
     samples: dict[str, list[Clocks]] = {name: [] for name in variants}
     for step in range(warmup + repeats):
@@ -79,10 +79,10 @@ def interleaved(
 def interleaved_parts(
     variants: Mapping[str, Callable[[Laps], object]], *, device: str = "cpu", repeats: int = 5, warmup: int = 1
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """As :func:`interleaved`, for calls that take a :class:`Laps` and tell it where their parts end.
+    """As :func:`interleaved`, for calls that take a :class:`Laps` and mark the ends of their parts with it.
 
-    On a CPU one call gives the parts and the total. On a GPU, where taking a part means waiting for it, every turn is
-    two calls: one for the total, in which nothing waits, and one for the parts, which add up to more.
+    On a CPU one call gives the parts and the total. On a GPU, where measuring a part requires synchronization, every
+    turn consists of two calls: one for the total, without synchronization, and one for the parts, whose sum is larger.
 
     Returns:
         For each variant and part, and for ``total``, what :func:`interleaved` returns for a variant; also for ``first
@@ -116,7 +116,7 @@ def least_disturbed(device: str) -> str:
 
 
 def synchronise(device: str) -> None:
-    """Wait until a GPU has done what it was told; ``device`` names which."""
+    """Wait until the GPU ``device`` has finished all queued work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
@@ -134,7 +134,7 @@ def _summary(clocks: list[Clocks], device: str) -> dict[str, float]:
 
 
 def bandwidth(device: str, megabytes: int = 256) -> float:
-    """Bytes a second of a copy, counting both the reads and the writes."""
+    """Bytes per second of a copy, counting both the reads and the writes."""
     source = torch.empty(megabytes << 18, dtype=torch.float32, device=device).fill_(1)
     target = torch.empty_like(source)
     timed = interleaved({"copy": lambda: target.copy_(source)}, device=device)
@@ -142,12 +142,12 @@ def bandwidth(device: str, megabytes: int = 256) -> float:
 
 
 def flops(device: str, size: int = 1024) -> float:
-    """Floating-point operations a second of a float32 matrix product."""
+    """Floating-point operations per second of a float32 matrix product."""
     a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
     timed = interleaved({"product": lambda: a @ b}, device=device)
     return 2 * size**3 / (_least_ms(timed["product"], device) * 1e-3)
 
 
 def _least_ms(times: dict[str, float], device: str) -> float:
-    """What others on the machine disturb least: CPU time where one thread does the work."""
+    """The time that other load disturbs least: CPU time if one thread does the work."""
     return times["cpu_ms"] if least_disturbed(device) == "cpu_ms" else times["best_ms"]

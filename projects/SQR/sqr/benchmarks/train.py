@@ -1,6 +1,6 @@
 """A training step by plan, by execution and by precision: ``benchmark.py train``.
 
-The parts of a step, seconds each: forward, loss (matching included), backward, optimizer. Plans are run by this package
+Times the parts of a step: forward, loss (including matching), backward, optimizer. Plans are run by this package
 (groups are more queries of the same image). Each can also be run by a loop over groups ("loop"), by repeating the
 memory along the batch axis as the released implementations do ("repeat"), with the options that bound its memory
 ("checkpoint": ``checkpoint_groups``; "checkpoint-4": ``max_groups_per_pass=4`` too) and with compiled stages
@@ -27,7 +27,7 @@ from .train_tables import print_flops, print_memory, print_times
 from .variants import GRAMMAR, VARIANTS, Variant, variant_name
 
 _DEFAULT = (*PLANS, "selective-loop", "selective-repeat")
-TOLERANCE = 1e-3  # relative, of each loss: float32 sums in another order, through six stages
+TOLERANCE = 1e-3  # relative, of each loss: float32 sums in a different order, through six stages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,18 +86,18 @@ def check_executions(subject: Subject, batch: list[dict], names: list[str]) -> f
             raise UserError(f"the losses of {variant.name} and {first} differ by a share of {difference:.1e}")
         worst = max(worst or 0.0, difference)
     if any(variant.compiled for variant in variants):
-        torch.compiler.reset()  # what was compiled for this has no place among what the steps compile
+        torch.compiler.reset()  # what was compiled for this check must not count in the timed steps
     return worst
 
 
 def time_part(part: str, subject: Subject, batch: list[dict], args: argparse.Namespace) -> dict:
-    """Interleaved times of every variant's whole step, or of what comes after the encoder."""
+    """Interleaved times of every variant's whole step, or of the part after the encoder."""
     memory, targets = subject.encode(batch) if part == "decoder" else (None, None)
 
     def call(variant: Variant) -> Callable[[Laps], object]:
         def timed(laps: Laps) -> None:
             with variant.of(subject):
-                laps.start()  # without what it takes to become this variant
+                laps.start()  # without the cost of switching to this variant
                 if part == "decoder":
                     subject.decoder_step(memory, targets, laps)
                 else:

@@ -13,7 +13,7 @@ COMPILING = "first call, compiling"
 
 
 def print_times(part: str, times: dict, clock: str) -> None:
-    """A row a variant: seconds of each part and of the whole, and multiples of other variants' (:func:`multiples`)."""
+    """One row per variant: seconds of each part and of the total, and ratios to other variants (:func:`multiples`)."""
     names = [p for p in _STEP_PARTS if p in next(iter(times.values()))]
     totals = multiples({variant: parts[TOTAL][clock] for variant, parts in times.items()})
     any_compiled = any(VARIANTS[variant].compiled for variant in times)
@@ -29,7 +29,7 @@ def print_times(part: str, times: dict, clock: str) -> None:
 
 
 def print_flops(report: dict, args: argparse.Namespace) -> None:
-    """Operations by plan, and how a step's time grows against them."""
+    """Operations by plan, and the growth of the step time relative to theirs."""
     flops = report["flops"]
     first = next(iter(flops))
     rows = []
@@ -45,7 +45,7 @@ def print_flops(report: dict, args: argparse.Namespace) -> None:
 
 
 def print_memory(found: dict) -> None:
-    """A row a variant: peak, the step's own share of it, and multiples of other variants'."""
+    """One row per variant: peak, the step's share of it, and ratios to other variants."""
     for part, peaks in found.items():
         first = next(iter(peaks))
         over = {name: peak["peak"] - peaks[first]["peak"] for name, peak in peaks.items()}

@@ -1,4 +1,4 @@
-"""What ``benchmark.py train`` puts side by side: plans, executions of them, and precisions."""
+"""What ``benchmark.py train`` compares: plans, their executions, and precisions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRECISIONS = {"bf16": torch.bfloat16}
 
 
 class Variant(NamedTuple):
-    """A plan, how it is run (``EXECUTIONS``), and in which of ``PRECISIONS``; None is the config's own."""
+    """A plan, its execution (one of ``EXECUTIONS``) and precision (one of ``PRECISIONS``); None follows the config."""
 
     plan: str
     execution: str = "folded"
@@ -36,7 +36,7 @@ class Variant(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """What gives a config this precision."""
+        """The overrides that give a config this precision."""
         if self.precision is None:
             return []
         dtype = str(PRECISIONS[self.precision]).removeprefix("torch.")
@@ -73,9 +73,9 @@ def variant_name(text: str) -> str:
 def multiples(values: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
     """Columns of a table: each variant's value as a multiple of others'.
 
-    Of the first variant's; of the first of the same plan, which says what another execution or precision changes; and
-    of the plain plan's in the same execution and precision, which says what recollection costs there. The last two are
-    left out where they would say nothing new.
+    Relative to the first variant; to the first of the same plan, which shows the effect of an execution or precision;
+    and to the plain plan in the same execution and precision, which shows the cost of recollection there. The last two
+    are left out if they add nothing new.
     """
     variants = [VARIANTS[name] for name in values]
     first = next(iter(values))

@@ -1,4 +1,4 @@
-"""Configs: found by name, checked against what they call before anything is built, saved to load back."""
+"""Configs: found by name, checked against the signatures they call, saved so that they load again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_config(path: str) -> DictConfig:
     """The content of a config file, unchecked: a ``.py`` file is code and is run, a YAML file is data.
 
     Raises:
-        UsageError: it cannot be loaded, or a YAML file names something that it may not call
+        UsageError: it cannot be loaded, or a YAML file names something that it is not allowed to call
             (:mod:`sqr.config.trust`).
     """
     if not path.endswith(".py"):
@@ -96,14 +96,14 @@ def find_config(name: str) -> str:
 
 
 def name_zoo_checkpoint(cfg: DictConfig, config: str) -> None:
-    """Put the address ``zoo://NAME`` of the config's own checkpoint in the place of ``train.init_checkpoint=zoo``.
+    """Replace ``train.init_checkpoint=zoo`` by the address ``zoo://NAME`` of the config's own checkpoint.
 
     Args:
         cfg: changed in place.
         config: the name or path that ``cfg`` was loaded from.
 
     Raises:
-        UsageError: the model zoo has no checkpoint of this config; those that there are are listed.
+        UsageError: the model zoo has no checkpoint of this config; the available ones are listed.
     """
     if cfg.train.get("init_checkpoint") != "zoo":
         return
@@ -185,7 +185,7 @@ def _check_names(path: str, node: DictConfig, function: Any, parameters: typing.
 
 
 def _check_values(path: str, node: DictConfig, function: Any) -> None:
-    """Text where a number is annotated, and the reverse: the slips of a command line."""
+    """Check for text where a number is annotated, and the reverse: typical command-line mistakes."""
     try:
         owner = function.__init__ if inspect.isclass(function) else function
         hints = typing.get_type_hints(owner)
@@ -218,12 +218,12 @@ def save_config(cfg: DictConfig, path: str, *, header: str = "") -> None:
         header: lines to put above it as comments.
 
     Raises:
-        UsageError: it holds something YAML cannot, such as a lambda, and would not load back.
+        UsageError: it contains something YAML cannot represent, such as a lambda, and would not load again.
     """
     cfg = editable(cfg)  # saving replaces functions by their names
     LazyConfig.save(cfg, path)
     try:
-        # Its own targets are no stranger's: that a reader has to allow some of them is said when it is read.
+        # The config's own targets are trusted here; a reader has to allow unknown ones when loading it.
         parse_yaml_config(Path(path).read_text(), path, target=_located)
     except UsageError as error:
         raise UsageError(

@@ -26,7 +26,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
     Raises:
         UsageError: an override that cannot be parsed, names no key (the nearest ones are suggested), puts
-            a value in the place of a section, or text in the place of a number.
+            a value in place of a section, or text in place of a number.
     """
     parser = OverridesParser.create()
     for text in overrides:
@@ -54,7 +54,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _update(cfg: DictConfig, key: str, value: Any) -> None:
-    """Set a key, in the node that an interpolation on the way refers to and not in its place."""
+    """Set a key; interpolations on the way are followed, not replaced."""
     parent, _, last = key.rpartition(".")
     node = find_node(cfg, parent) if parent else cfg
     if node is not None and OmegaConf.is_config(node) and node._is_interpolation():
@@ -66,7 +66,7 @@ def _update(cfg: DictConfig, key: str, value: Any) -> None:
 
 
 def _checked(cfg: DictConfig, key: str, value: Any, text: str) -> Any:
-    """The value, once the key exists and takes a value of this kind."""
+    """The value, after checking that the key exists and takes a value of this kind."""
     node = find_node(cfg, key)
     if node is None:
         close = _nearest(key, list(dotted_keys(cfg)))
@@ -116,7 +116,7 @@ def dotted_keys(cfg: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:
-    """Up to three keys: those of the same last part first, then those that are spelt alike."""
+    """Up to three keys: those with the same last component first, then those with similar spelling."""
     last = key.rpartition(".")[2]
     lasts = {k.rpartition(".")[2] for k in keys}
     alike = difflib.get_close_matches(last, sorted(lasts), n=3, cutoff=0.75)

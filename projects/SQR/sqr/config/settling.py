@@ -35,16 +35,16 @@ def load_run_config(
 ) -> DictConfig:
     """Load, complete and check a config; the result is read-only (:func:`sqr.config.editable` copies it).
 
-    Settled are, besides what :func:`sqr.config.load_config` does, ``data.num_classes`` and ``data.class_names``
-    (from the data), ``train.device``, and of a training ``train.seed`` and ``train.max_iter`` (from
+    In addition to :func:`sqr.config.load_config`, this sets ``data.num_classes`` and ``data.class_names``
+    (from the data), ``train.device``, and for a training ``train.seed`` and ``train.max_iter`` (from
     ``train.max_epochs``).
 
     Args:
         config: a file, a name of the model zoo, or a loaded config, which is copied.
         overrides: ``key=value`` pairs.
-        training: also settle and check what only a training needs.
+        training: also set and check what only a training needs.
         needs_data: whether the config's data must exist. Otherwise the number of classes comes from the data's
-            metadata, or is COCO's 80 where the config names no data.
+            metadata, or is COCO's 80 if the config names no data.
         device: takes precedence over ``train.device``.
         init_checkpoint: takes precedence over ``train.init_checkpoint``; ``zoo`` is the config's own.
 
@@ -84,7 +84,7 @@ def load_run_config(
 
 @contextmanager
 def _sections_as_expected(config: str | DictConfig) -> Iterator[None]:
-    """Turn the errors of text where a section belongs, and the like, into one line."""
+    """Turn errors such as text in place of a section into one line."""
     try:
         yield
     except UserError:
@@ -97,7 +97,7 @@ def _sections_as_expected(config: str | DictConfig) -> Iterator[None]:
 
 
 def _follow_the_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Leave the number of classes to the data where overrides name the data and not the number.
+    """Let the data determine the number of classes if overrides name the data but not the number.
 
     A trained model's config lists the class names; they stay, and are compared with the data.
     """
@@ -108,10 +108,10 @@ def _follow_the_data(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def settle_max_detections(cfg: DictConfig) -> None:
-    """Choose ``data.max_dets_per_image``, where it is null, and the least ``model.postprocessor.topk`` from the data.
+    """Choose ``data.max_dets_per_image``, if null, and the minimum of ``model.postprocessor.topk`` from the data.
 
-    COCO's 100 are enough up to 100 objects in an image. Beyond that it is 1.5 times the objects of the fullest image,
-    rounded up to a hundred, since a detector needs more detections than there are objects.
+    COCO's 100 is enough for up to 100 objects per image. Beyond that it is 1.5 times the objects of the fullest image,
+    rounded up to a multiple of 100, since a detector needs more detections than there are objects.
     """
     if "max_dets_per_image" not in cfg.data:
         return
@@ -129,12 +129,12 @@ def settle_max_detections(cfg: DictConfig) -> None:
 
 
 def default_device() -> str:
-    """The first GPU where there is one."""
+    """The first GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def resolve_seed(seed: int | None) -> int:
-    """Return the seed, or one drawn by the system and shared by all processes where it is None or negative."""
+    """Return the seed; None or a negative one is replaced by one from the system, shared by all processes."""
     if seed is None or seed < 0:
         return int(comm.shared_random_seed())
     return int(seed)
@@ -163,7 +163,7 @@ def settled_max_iter(cfg: DictConfig, num_images: int | None = None) -> int:
 
 
 def learning_rate_advice(cfg: DictConfig, config_file: str) -> str:
-    """Return a warning where the batch differs from the recipe's and the learning rate does not; else nothing.
+    """Return a warning if the batch differs from the recipe's and the learning rate does not, else an empty string.
 
     The suggestion is the linear scaling rule (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
 

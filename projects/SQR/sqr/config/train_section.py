@@ -1,4 +1,4 @@
-"""Checks of ``cfg.train``: what would otherwise fail deep inside a run fails before anything is loaded."""
+"""Checks of ``cfg.train``, so that wrong values fail before anything is loaded instead of deep inside a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Smallest whole numbers; a key that a config does not have, or has as null, is not checked.
+# Minimum of integer keys; keys that are absent or null are not checked.
 _AT_LEAST = {
     "max_iter": 1,
     "log_period": 1,
@@ -27,7 +27,7 @@ _NEEDED = ("log_period", "eval_period", "checkpointer.period")
 
 
 def prefer_overridden_length(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Of ``train.max_iter`` and ``train.max_epochs``, one given on the command line replaces the config's other."""
+    """Given ``train.max_iter`` or ``train.max_epochs`` on the command line, clear the other in the config."""
     given = {text.lstrip("+").partition("=")[0] for text in overrides}
     lengths = ("train.max_iter", "train.max_epochs")
     for key, other in (lengths, lengths[::-1]):

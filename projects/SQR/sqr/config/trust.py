@@ -1,47 +1,68 @@
-"""What a config may call when it comes from a YAML file, which is data and not code.
+"""What a YAML config, which is data and not code, may call.
 
-``_target_`` names in YAML must lie in the model, data, optimizer and evaluation modules of this package, Detectron2,
-PyTorch and torchvision, or in a package that the user names with ``--allow-target`` (or the environment variable
-``SQR_ALLOW_TARGETS``). Some modules of these packages are left out because calling them runs code from a file or a
-string (``torch.load``, ``torch.hub``, ``detectron2.utils.registry.locate``). A ``.py`` config is code
+``_target_`` names in YAML must be classes of a model's parts, optimizers, schedules, samplers and augmentations of this
+package, Detectron2, PyTorch, torchvision and fvcore, functions that build such parts, or one of a few further names; or
+lie in a package that the user names with ``--allow-target`` (or the environment variable ``SQR_ALLOW_TARGETS``). What
+such a name *leads to* is judged, not only the name: ``torch.os.system`` is no part of PyTorch. A ``.py`` config is code
 and is not checked.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from detectron2.data.transforms import Augmentation, Transform
 from detectron2.utils.registry import locate
+from fvcore.common.param_scheduler import ParamScheduler
 
 from ..errors import UsageError, one_line
 
 VARIABLE = "SQR_ALLOW_TARGETS"
 """Environment variable with further packages, modules or names, separated by commas; child processes inherit it."""
 
-_PACKAGES = ("sqr", "detectron2", "torch", "torchvision", "fvcore")
-
-# Modules that *define* what may be called, and what they contain.
-_MODULES = (
-    *(f"sqr.{name}" for name in ("adapters", "classification", "criterion", "data", "decoder", "detectors", "layers")),
-    *(f"sqr.{name}" for name in ("matcher", "meta_arch", "postprocessing", "recollection", "structures", "targets")),
-    "sqr.engine.optim", "sqr.engine.train_loader", "sqr.evaluation",
-    *(f"detectron2.{name}" for name in ("data", "evaluation", "layers", "modeling", "solver", "structures")),
-    "torch.nn", "torch.optim", "torch.utils.data.dataloader", "torch.utils.data.dataset", "torch.utils.data.sampler",
-    "torchvision.models", "torchvision.ops", "torchvision.transforms",
-    "fvcore.common.param_scheduler",
+# Modules whose functions and classes build parts of a model, schedules and augmentations and do nothing else.
+_BUILDERS = (
+    *(f"sqr.{name}" for name in ("adapters", "classification", "criterion", "data.transforms", "decoder", "detectors")),
+    *(f"sqr.{name}" for name in ("engine.optim", "layers", "matcher", "meta_arch", "postprocessing", "recollection")),
+    "detectron2.data.transforms", "fvcore.common.param_scheduler",
 )  # fmt: skip
-_NOT_MODULES = ("sqr.data.check", "sqr.data.shapes", "detectron2.data.datasets")  # they write files
+
+# Modules of which only classes of these kinds may be called.
+_CLASSES = (torch.nn.Module, torch.optim.Optimizer, torch.utils.data.Sampler, Transform, Augmentation, ParamScheduler)
+_HOMES_OF_CLASSES = (
+    "detectron2.data", "detectron2.layers", "detectron2.modeling", "detectron2.solver", "torch.nn", "torch.optim",
+    "torch.utils.data", "torchvision.models", "torchvision.ops", "torchvision.transforms",
+)  # fmt: skip
+_NOT_HOMES = ("detectron2.modeling.mmdet_wrapper",)  # builds whatever a dictionary of strings names
+
+_NAMES = frozenset(
+    {
+        "detectron2.data.build.build_detection_test_loader", "detectron2.data.build.build_detection_train_loader",
+        "detectron2.data.dataset_mapper.DatasetMapper",
+        "detectron2.evaluation.coco_evaluation.COCOEvaluator", "detectron2.layers.shape_spec.ShapeSpec",
+        "detectron2.modeling.backbone.resnet.ResNet.make_default_stages",
+        "detectron2.modeling.backbone.resnet.ResNet.make_stage", "detectron2.solver.build.get_default_optimizer_params",
+        "sqr.data.datasets.detection_dataset_name", "sqr.data.datasets.get_detection_dataset",
+        "sqr.data.mapper.DetectionMapper", "sqr.engine.train_loader.build_train_loader",
+        "sqr.evaluation.coco_evaluator.BoxEvaluator", "torch.utils.data.dataloader.DataLoader",
+    }
+)  # fmt: skip
+
+# Under these names modules are imported to look for what a config names.
+_ROOTS = ("sqr", "fvcore.common", "detectron2.evaluation", *_HOMES_OF_CLASSES)
 
 
 def allow_targets(*names: str) -> None:
-    """Let YAML configs call what these packages, modules or dotted names hold, in this process and its children."""
+    """Allow YAML configs to call these packages, modules or functions, in this process and its children."""
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_allowed_by_user(), *names]))
 
 
 def trusted_target(name: Any, where: str) -> Any:
-    """The callable of a name in a YAML config.
+    """Resolve a name in a YAML config to its callable.
 
     Args:
         name: as written there.
@@ -52,8 +73,8 @@ def trusted_target(name: Any, where: str) -> Any:
     """
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"{where}: {str(name)[:200]!r} is not the dotted name of a function or class")
-    by_user = _is_in(name, _allowed_by_user())
-    if not by_user and (not _is_in(name, _PACKAGES) or "__" in name):
+    allowed = _allowed_by_user()
+    if name not in allowed and (not _is_in(name, (*_ROOTS, *allowed)) or "__" in name):
         raise _refused(name, where)
     try:
         target = locate(name)
@@ -61,10 +82,25 @@ def trusted_target(name: Any, where: str) -> Any:
         raise UsageError(f"{where}: {name} cannot be imported ({one_line(error)[:200]})") from error
     if not callable(target):
         raise UsageError(f"{where}: {name} is not a function or class")
-    module = str(getattr(target, "__module__", None))
-    if not by_user and (not _is_in(module, _MODULES) or _is_in(module, _NOT_MODULES)):
+    of_the_user = name in allowed or _is_in(str(getattr(target, "__module__", None)), allowed)
+    if not of_the_user and not _only_builds(target):
         raise _refused(name, where)
     return target
+
+
+def _only_builds(target: Any) -> bool:
+    """Whether a callable is one of those that build a part of a training and touch nothing else."""
+    if not (inspect.isclass(target) or inspect.isfunction(target) or inspect.ismethod(target)):
+        return False
+    module, name = target.__module__, target.__qualname__
+    if f"{module}.{name}" in _NAMES:
+        return True
+    if "." in name or name.startswith("_"):
+        return False
+    of_a_kind = inspect.isclass(target) and issubclass(target, _CLASSES)
+    return _is_in(module, _BUILDERS) or (
+        of_a_kind and _is_in(module, _HOMES_OF_CLASSES) and not _is_in(module, _NOT_HOMES)
+    )
 
 
 def _refused(name: str, where: str) -> UsageError:

@@ -19,6 +19,7 @@ MAX_DEPTH = 60
 MAX_EXPANDED = 1_000_000
 """Values and characters of a config once aliases and interpolations are written out."""
 
+_OUTPUT = "${train.output_dir}"
 _NAME = "tag:yaml.org,2002:python/name:"
 _REFERENCE = re.compile(r"\$\{(\.*[\w-]+(?:[.\[][\w-]+\]?)*)\}")
 
@@ -27,7 +28,7 @@ def read_yaml_config(path: str) -> DictConfig:
     """Read a config from a YAML file.
 
     Raises:
-        UsageError: the file cannot be read, is not a config, is too large once written out, or names something that
+        UsageError: the file cannot be read, is not a config, is too large once expanded, or names something that
             a YAML config may not call.
     """
     try:
@@ -41,7 +42,7 @@ def read_yaml_config(path: str) -> DictConfig:
 
 
 def parse_yaml_config(text: str, name: str, *, target: Callable[[Any, str], Any] = trusted_target) -> DictConfig:
-    """The config that a YAML text holds; see :func:`read_yaml_config`.
+    """The config in a YAML text; see :func:`read_yaml_config`.
 
     Args:
         text: the content of a file.
@@ -62,7 +63,17 @@ def parse_yaml_config(text: str, name: str, *, target: Callable[[Any, str], Any]
     for key, value in _entries(content, ""):
         if key.rpartition(".")[2] == "_target_":
             target(value, f"{name}, {key}")
+        if target is trusted_target:
+            _refuse_side_doors(key, value, name)
     return cfg
+
+
+def _refuse_side_doors(key: str, value: Any, name: str) -> None:
+    """Refuse what makes a harmless call write elsewhere, or read files that are unpickled."""
+    if key.rpartition(".")[2] == "output_dir" and key != "train.output_dir" and value not in (None, _OUTPUT):
+        raise UsageError(f"{name}, {key}={str(value)[:100]}: a run writes to train.output_dir only; use {_OUTPUT}")
+    if isinstance(value, dict) and {"_target_", "cfg"} <= value.keys():
+        raise UsageError(f"{name}, {key}.cfg: a YAML config names arguments; it may not give a whole config instead")
 
 
 def _load(text: str, name: str, target: Callable[[Any, str], Any]) -> Any:
@@ -75,6 +86,8 @@ def _load(text: str, name: str, target: Callable[[Any, str], Any]) -> Any:
         **loader.yaml_constructors,
         "tag:yaml.org,2002:python/tuple": lambda own, node: own.construct_sequence(node, deep=True),
     }
+    for tag in ("binary", "omap", "pairs", "set"):  # tuples, sets and bytes, of which a config has none
+        del loader.yaml_constructors[f"tag:yaml.org,2002:{tag}"]
     try:
         node = loader.get_single_node()
         if node is None:
@@ -86,7 +99,7 @@ def _load(text: str, name: str, target: Callable[[Any, str], Any]) -> Any:
 
 
 def _check_nodes(root: yaml.Node, name: str) -> None:
-    """Bound the nodes of a document with its aliases written out, and refuse a key that stands twice."""
+    """Bound the number of nodes of a document with its aliases expanded, and refuse duplicate keys."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, depth: int) -> int:
@@ -121,7 +134,7 @@ def _refuse_repeated_keys(node: yaml.MappingNode, name: str) -> None:
 
 
 def _entries(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every key and value, nested ones too."""
+    """Every key and value, including nested ones."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         place = f"{path}.{key}" if path else str(key)
@@ -130,7 +143,7 @@ def _entries(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 class _Expansion:
-    """How large a config is once ``${a.b}`` is written out, found without writing it out."""
+    """The size of a config with ``${a.b}`` expanded, computed without expanding it."""
 
     def __init__(self, root: dict, name: str):
         self._root, self._name = root, name
@@ -165,7 +178,7 @@ class _Expansion:
         return total
 
     def _resolved(self, reference: str, path: tuple) -> tuple | None:
-        """The path that a reference standing at ``path`` names; None where it names nothing."""
+        """The path that a reference at ``path`` refers to; None if it refers to nothing."""
         dots = len(reference) - len(reference.lstrip("."))
         found = path[: len(path) - dots] if dots else ()
         for part in re.split(r"[.\[]", reference[dots:].replace("]", "")):
@@ -180,7 +193,7 @@ class _Expansion:
         return found
 
     def _followed(self, path: tuple) -> tuple | None:
-        """Past values that are nothing but a reference."""
+        """Follow values that are only a reference."""
         for _ in range(MAX_DEPTH):
             node = self._at(path)
             match = _REFERENCE.fullmatch(node) if isinstance(node, str) else None

@@ -1,6 +1,6 @@
 """Datasets, checks, augmentations.
 
-Names are imported when they are asked for: checking a dataset and reading its annotations need neither PyTorch nor
+Names are imported on first access: checking a dataset and reading its annotations need neither PyTorch nor
 Detectron2. :mod:`sqr.data.shapes`, which :mod:`sqr.data.datasets` imports, registers ``shapes_train`` and
 ``shapes_val`` with Detectron2.
 """
@@ -37,5 +37,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "detectron2.data" in sys.modules:  # the datasets of a process that uses Detectron2's catalog are all in it
+if "detectron2.data" in sys.modules:  # a process that uses Detectron2's catalog finds all datasets in it
     import_module(".shapes", __name__)

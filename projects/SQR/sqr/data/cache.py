@@ -1,4 +1,4 @@
-"""Annotation files that this package writes: converted and completed ones, never into the user's folders."""
+"""Cache of converted and corrected annotation files; the user's folders are never written to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..files import write_text
 
 
 def cached_json(content: dict, name: str) -> str:
-    """Write ``content`` once under its digest; of several processes that do so at a time, any may win.
+    """Write ``content`` once under its digest; of several concurrent processes, any may win.
 
     Args:
-        content: what JSON can hold.
+        content: JSON-serialisable.
         name: the beginning of the file's name.
 
     Returns:

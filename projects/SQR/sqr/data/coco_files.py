@@ -1,6 +1,6 @@
 """Reads annotations in COCO's format into records, noting what is wrong instead of stopping.
 
-Other formats are brought to COCO's lists in memory and read here too, so that a value means the same in all of them.
+Other formats are converted to COCO's lists in memory and read here too, so that a value means the same in all of them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .values import (
     upright_box,
 )
 
-_OUTSIDE_TOLERANCE = 0.5  # px a box may reach out of its image before it is clipped: rounding
+_OUTSIDE_TOLERANCE = 0.5  # px that a box may extend beyond its image without being clipped: rounding
 _AREA_TOLERANCE = 1.05  # how far an area may exceed its box's: rounding
-_SHARE_AREA = 1.0  # px²; a smaller area of a box of more than _CERTAIN_AREA is a share of the image
+_SHARE_AREA = 1.0  # px²; a smaller area of a box above _CERTAIN_AREA is taken for a fraction of the image
 _CERTAIN_AREA = 100.0
 
 
 def load_coco(record: SplitRecord, data: bytes) -> dict | None:
-    """The content of an annotation file; None, noted, where it is no COCO instances file."""
+    """The content of an annotation file; None, with a defect recorded, if it is not a COCO instances file."""
     try:
         content = json.loads(data)  # in any of Unicode's encodings, with or without a byte order mark
     except (ValueError, RecursionError) as error:
@@ -65,16 +65,16 @@ class CocoReader:
     Args:
         record: receives classes, images, objects and defects.
         content: the lists; ``annotations`` may be missing.
-        finder: of the image files; None where they do not matter.
-        native: the content was written by people or their tools; False for one that this package made of another
-            format, in which ids, areas and crowd flags need no word.
+        finder: of the image files; None if they do not matter.
+        native: the content is an original COCO file; False if this package converted it from another format, in which
+            case missing ids, areas and crowd flags are not reported.
     """
 
     def __init__(self, record: SplitRecord, content: dict, finder: ImageFinder | None, *, native: bool = True):
         self.record, self.content, self.finder, self.native = record, content, finder, native
         self.images: dict[Any, ImageRecord] = {}
         self.categories: dict[Any, str] = {}
-        self.unusable: set[Any] = set()  # ids of images that cannot be used, which was noted
+        self.unusable: set[Any] = set()  # ids of images that cannot be used, already recorded as defects
         record.folder = finder.folder if finder else ""
 
     def read(self) -> SplitRecord:
@@ -133,7 +133,7 @@ class CocoReader:
             values = {"id": read_id(entry.get("id")), "file_name": read_file_name(entry.get("file_name")),
                       "width": read_size(entry.get("width")), "height": read_size(entry.get("height"))}  # fmt: skip
             if not self.native and values["width"] is None:
-                values |= {"width": 0, "height": 0}  # the image could not be read, which is noted
+                values |= {"width": 0, "height": 0}  # the image could not be read, already recorded as a defect
             lacking = [key for key, value in values.items() if value is None]
             if lacking:
                 self._lacks(place, values["file_name"] or self.record.source, lacking)
@@ -226,7 +226,7 @@ class CocoReader:
         )
 
     def _clean_box(self, box: list[float], image: ImageRecord, category: str) -> list[float] | None:
-        """The box turned upright and cut to the image; None where nothing of it is left."""
+        """The box with positive sides, clipped to the image; None if nothing is left."""
         upright = upright_box(box)
         clipped = clip_box(upright, image.size)
         if min(clipped[2:]) <= 0:
@@ -245,7 +245,7 @@ class CocoReader:
         return clipped
 
     def _area(self, entry: dict, box: list[float], file: str, label: str) -> float:
-        """The annotation's area, or that of its box where it has none that can be."""
+        """The annotation's area, or that of its box if it has no plausible one."""
         full = box[2] * box[3]
         value = entry.get("area")
         if value is None:
@@ -259,7 +259,7 @@ class CocoReader:
             self.record.note("bad_area", file, f"{label}: area {str(value)[:40]} of the box {shown_box(box)}")
         return full
 
-    # ------------------------------------------------------------------ the whole
+    # ------------------------------------------------------------------ the whole split split
 
     def _keep(self, unchanged: bool) -> None:
         self.record.as_is = self.record.as_is and unchanged
@@ -278,7 +278,7 @@ class CocoReader:
             self.record.note("boxes_are_shares", self.record.source, text)
 
     def _settle_ids(self) -> None:
-        """Give integers to whatever has ids that COCO's evaluation would stumble over."""
+        """Renumber ids that COCO's evaluation cannot handle."""
         record = self.record
         order = sorted(self.categories, key=lambda i: (isinstance(i, str), i))
         plain = all(map(is_plain_id, order))

@@ -1,4 +1,4 @@
-"""Splits in other formats than COCO's and YOLO's: what their readers return, and its way into records."""
+"""Splits in formats other than COCO's and YOLO's: what their readers return, and its conversion to records."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .values import read_name, read_number, read_size
 
 @dataclass
 class ForeignObject:
-    """One object as a file has it.
+    """One object as written in a file.
 
     Attributes:
         label: its class.
         corners: ``[left, top, right, bottom]`` in pixels, numbers or text.
-        crowd: training leaves it out, and a detection on it counts neither way.
+        crowd: training leaves it out, and evaluation ignores detections on it.
     """
 
     label: Any
@@ -31,7 +31,7 @@ class ForeignObject:
 
 @dataclass
 class ForeignImage:
-    """One image as a file has it; where width or height is none, the image file is asked."""
+    """One image as written in a file; if width or height is None, it is read from the image file."""
 
     file_name: str
     width: Any = None
@@ -53,9 +53,9 @@ class ConvertedSplit:
 
     Attributes:
         source: the file or folder of the annotations, for messages.
-        folder: that the names of the images are relative to.
+        folder: to which the names of the images are relative.
         parse: reads the annotations.
-        siblings: the same of the other splits: the classes are those of all together, by name.
+        siblings: the other splits: classes are numbered by name over all splits.
     """
 
     source: str
@@ -98,7 +98,7 @@ class ConvertedSplit:
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def _sizes(self, record: SplitRecord, images: list[ForeignImage]) -> list[tuple[int | None, int | None]]:
-        """Sizes as the annotations say, of the image files where they do not."""
+        """Sizes from the annotations, or else from the image files."""
         stated = [(read_size(image.width), read_size(image.height)) for image in images]
         finder = ImageFinder(self.folder)
         asked = {i: finder.find(images[i].file_name) for i, size in enumerate(stated) if None in size}

@@ -1,4 +1,4 @@
-"""Boxes in CSV files: a row for each, with a header as TensorFlow's and Roboflow's exports have it, or without."""
+"""Boxes in CSV files, one per row, with a header as in TensorFlow's and Roboflow's exports, or without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .values import read_number
 from .yolo import SPLIT_FOLDERS
 
 _ALIASES = {alias: split for split, aliases in SPLIT_FOLDERS.items() for alias in aliases}
-# the names that a column goes by; without a header the six columns are path, left, top, right, bottom, class
+# the accepted names of each column; without a header the six columns are path, left, top, right, bottom, class
 _NAMES = {
     "file": ("filename", "file_name", "image", "image_name", "image_path", "path", "file", "image_id"),
     "label": ("class", "label", "class_name", "category", "name", "label_name"),
@@ -35,7 +35,7 @@ _BARE = {"file": 0, "left": 1, "top": 2, "right": 3, "bottom": 4, "label": 5}
 
 
 def find_csv(root: str) -> dict[str, ConvertedSplit]:
-    """Splits of the ``.csv`` files in a folder and in the folders in it; a file alone is ``train``."""
+    """Splits of the ``.csv`` files in a folder and its subfolders; a single file is ``train``."""
     paths = sorted(glob(os.path.join(escape(root), "*.csv")) + glob(os.path.join(escape(root), "*", "*.csv")))
     tables = {path: _split_of(root, path) for path in paths if _columns(_first_row(path)) is not None}
     if len(tables) == 1:
@@ -70,7 +70,7 @@ def _rows(file):
 
 
 def _columns(header: list[str]) -> dict[str, int] | None:
-    """Positions of what is known in a header, or of a table without one; None where it is no table of boxes."""
+    """Positions of the known columns, with or without a header; None if it is not a table of boxes."""
     names = [name.strip().lower() for name in header]
     columns = {key: names.index(n) for key, known in _NAMES.items() for n in reversed(known) if n in names}
     if any(needed <= columns.keys() for needed in _NEEDED):
@@ -115,7 +115,7 @@ def _corners(cell: dict[str, str]) -> list[float | str | None]:
 
 
 def _placed(finder: ImageFinder, table: str, name: str) -> str:
-    """An image's path below the root: as it stands, beside the table, or in a folder called after the split."""
+    """An image's path below the root: as given, beside the table, or in a folder named after the split."""
     beside = os.path.relpath(os.path.dirname(table), finder.folder)
     split = _split_of(finder.folder, table) or "train"
     folders = [f for alias in SPLIT_FOLDERS.get(split, ()) for f in (alias, f"images/{alias}", f"{alias}/images")]

@@ -31,7 +31,7 @@ def cvat_splits(path: str, root: str) -> dict[str, ConvertedSplit]:
     try:
         subsets = dict.fromkeys(_subset(image) for image in parse_xml(path).iter("image")) or {"train": None}
     except (ValueError, OSError):
-        subsets = {"train": None}  # what is wrong is said when it is read
+        subsets = {"train": None}  # errors are reported when it is read
     parsers = {subset: partial(parse_cvat, path, root, subset) for subset in subsets}
     return {
         subset: ConvertedSplit(path, root, parser, tuple(p for s, p in parsers.items() if s != subset))
@@ -70,7 +70,7 @@ def parse_cvat(path: str, root: str, subset: str) -> Parsed:
 
 
 def _placed(finder: ImageFinder, name: str, subset: str | None) -> str:
-    """Where CVAT's archive puts an image."""
+    """The path of an image in CVAT's archive."""
     return finder.first(name, ("", "images", os.path.join("images", subset or "")))
 
 

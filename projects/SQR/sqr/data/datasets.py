@@ -1,4 +1,4 @@
-"""Detection datasets by folder, by COCO-format files or by name, and the one place where the classes are settled.
+"""Detection datasets by folder, by COCO-format files or by name, and the only place where classes are determined.
 
 Configs describe a split by ``annotations`` (a COCO instances json) and ``images`` (the folder its file names are
 relative to), else by ``root`` (the folder of a whole dataset) and ``split``, else by ``name`` (a dataset registered
@@ -29,7 +29,7 @@ from .shapes import ensure_registered_shapes
 class _Split:
     """A split that exists: its registered name, its class names in order, and where they were read.
 
-    ``most_objects`` of one image, the ``fullest_image`` and whether there is any object are known of files only.
+    ``most_objects``, ``fullest_image`` and whether there are objects are known only for files.
     """
 
     name: str
@@ -56,7 +56,7 @@ def detection_dataset_name(
     ``COCOEvaluator`` finds the annotation file under it.
 
     Raises:
-        FileNotFoundError, ValueError: what is given does not exist or is not usable; see
+        FileNotFoundError, ValueError: the dataset does not exist or is not usable; see
             :func:`~sqr.data.prepared.prepare_split` and :func:`~sqr.data.layouts.find_dataset`.
     """
     return _resolve_split(name=name, annotations=annotations, images=images, root=root, split=split).name
@@ -81,16 +81,16 @@ def get_detection_dataset(
 
     Args:
         name: a dataset registered with Detectron2.
-        annotations: a COCO instances json; wins over ``root``.
+        annotations: a COCO instances json; takes precedence over ``root``.
         images: folder that the file names in ``annotations`` are relative to.
-        root: folder of a dataset in a layout that :func:`sqr.data.find_dataset` knows; wins over ``name``.
+        root: folder of a dataset in a layout that :func:`sqr.data.find_dataset` knows; takes precedence over ``name``.
         split: which of its splits.
-        num_classes: what the model was built for; None skips the check.
-        training: a split without a single box is then an error.
+        num_classes: of the model; None skips the check.
+        training: a split without any box is an error.
         filter_empty: leave out images without objects. DETR keeps them.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`detection_dataset_name`, and where ``num_classes`` differs
+        FileNotFoundError, ValueError: as :func:`detection_dataset_name`, or if ``num_classes`` differs
             from the data or a training split has no boxes.
     """
     found = _resolve_split(name=name, annotations=annotations, images=images, root=root, split=split)
@@ -103,16 +103,16 @@ def get_detection_dataset(
 
 
 def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
-    """Settle ``cfg.data.num_classes`` and ``cfg.data.class_names`` before a model is built, in place.
+    """Set ``cfg.data.num_classes`` and ``cfg.data.class_names`` in place before a model is built.
 
-    Null becomes what the data has; a value is compared with it. Training and validation must have the same
-    categories in the same order. Does nothing for a config without a ``data`` node. The names stand in the saved
-    config of a run, so that the classes of a trained model can be named without its data.
+    Null is replaced by the data's value; another value is compared with it. Training and validation must have the same
+    categories in the same order. Does nothing for a config without a ``data`` node. The names are saved in the
+    config of a run, so that the classes of a trained model are known without its data.
 
     Args:
         cfg: the whole config.
-        check_files: also check that the files of registered datasets exist. False is for building a model
-            alone: the classes of a registered dataset are then taken from its metadata.
+        check_files: also check that the files of registered datasets exist. False suffices for building a model:
+            the classes of a registered dataset are then taken from its metadata.
 
     Raises:
         ValueError: a split is not given, ``num_classes`` or ``class_names`` differ from the data, the two splits
@@ -140,11 +140,10 @@ def resolve_num_classes(cfg: DictConfig, *, check_files: bool = True) -> None:
 
 
 def check_queries(cfg: DictConfig) -> None:
-    """Check, before anything is trained, that a detector has a query for every object of a training image.
+    """Check, before training, that a detector has a query for every object of a training image.
 
-    Where the model has an auxiliary query set (hybrid matching), that must hold every object as often as it is
-    repeated. Does nothing where a number is not known: a registered dataset, a model without
-    ``query_generator.num_queries``.
+    An auxiliary query set (hybrid matching) needs a query for every repetition of an object. Does nothing if a number
+    is not known: for a registered dataset, or a model without ``query_generator.num_queries``.
 
     Raises:
         ValueError: an image has more objects; the message names it.
@@ -172,9 +171,9 @@ def check_queries(cfg: DictConfig) -> None:
 
 
 def most_objects(cfg: DictConfig) -> int:
-    """The highest number of objects in one training or validation image; 0 where it is not known.
+    """The highest number of objects in one training or validation image; 0 if unknown.
 
-    It is known of annotation files, not of registered datasets.
+    It is known for annotation files, but not for registered datasets.
     """
     return max(_split_of_config(cfg, key, check_files=False).most_objects for key in ("train", "val"))
 
@@ -241,7 +240,7 @@ def _resolve_split(
                     "and .images"
                 )
     if metadata.get("thing_classes") is None:
-        DatasetCatalog.get(name)  # many registrations fill in the class names only when loaded
+        DatasetCatalog.get(name)  # many registered datasets set the class names only when loaded
     classes = metadata.get("thing_classes")
     if not classes:
         raise ValueError(f"dataset {name!r} has no 'thing_classes' in its metadata: set them where it is registered")
@@ -249,7 +248,7 @@ def _resolve_split(
 
 
 def _register(split: Split, source: str, *, split_name: str = "") -> _Split:
-    """Register a split with Detectron2 under a name that its place decides: the same in every process and run."""
+    """Register a split with Detectron2 under a name derived from its location, the same in every process and run."""
     prepared = prepare_split(split, name=split_name)
     given = split.annotations if isinstance(split, CocoSplit) else prepared.json_file
     digest = hashlib.sha1(f"{os.path.abspath(given)}\n{prepared.image_root}".encode()).hexdigest()[:8]
@@ -272,7 +271,7 @@ def _register(split: Split, source: str, *, split_name: str = "") -> _Split:
 
 
 def _load_dicts(json_file: str, image_root: str) -> list[dict]:
-    """Dataset dicts of a prepared split, by image id, with boxes and nothing else."""
+    """Dataset dicts of a prepared split, by image id, with boxes only."""
     with open(json_file, "rb") as file:
         content = json.loads(file.read())
     numbers = {id_: i for i, id_ in enumerate(sorted(c["id"] for c in content["categories"]))}
@@ -314,6 +313,6 @@ def _difference(train: _Split, val: _Split) -> str:
 
 
 def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str | None, str | None]:
-    """Where two lists of class names part, and what each has there."""
+    """The first difference of two lists of class names, and the name of each there."""
     pairs = enumerate(zip_longest(ours, theirs))
     return next(((i, a, b) for i, (a, b) in pairs if a != b), (0, None, None))

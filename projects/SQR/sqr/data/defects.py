@@ -1,4 +1,4 @@
-"""The kinds of defects, and which of them training survives."""
+"""The kinds of defects, and which of them prevent training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 ERROR, WARNING = "error", "warning"
 
-# Kind to severity and what it is. An error is what training or evaluation on that split refuses or fails on.
+# Kind to severity and description. An error is a defect that training or evaluation on that split refuses or fails on.
 KINDS: dict[str, tuple[str, str]] = {
     "unreadable_annotations": (ERROR, "annotation file that cannot be used"),
     "missing_field": (ERROR, "record without a field that is needed"),
@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "rotated_image": (WARNING, "image that EXIF turns or mirrors (handled here; other tools may not)"),
 }
 
-# Kinds of which one line says everything, however often they occur.
+# Kinds that are reported in one line, however often they occur.
 TRIVIAL = frozenset(("incomplete_annotation", "crowd", "grey_image", "palette_image", "rotated_image"))
 
 

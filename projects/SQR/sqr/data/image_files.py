@@ -17,13 +17,13 @@ _READERS = 8  # threads that read image headers: mostly waiting for the disk
 
 
 class ImageFinder:
-    """Looks names up below a folder; every folder is listed once.
+    """Looks up names below a folder; every folder is listed once.
 
-    A name is also found in another Unicode form or letter case, with backslashes, and, if it is a path of another
-    machine, by its last part.
+    A name is also found in another Unicode form or letter case, with backslashes, and, if it is a path from another
+    machine, by its last component.
 
     Args:
-        folder: that names are relative to.
+        folder: to which names are relative.
     """
 
     def __init__(self, folder: str):
@@ -31,7 +31,7 @@ class ImageFinder:
         self._listings: dict[str, tuple[_Names, _Names]] = {}
 
     def find(self, name: str) -> str | None:
-        """The name under which a file is there, relative to the folder as ``name`` is; None if there is none."""
+        """The actual name of a file, relative to the folder; None if there is none."""
         if "\0" in name:
             return None
         if os.path.isabs(name) and os.path.isfile(name):
@@ -52,7 +52,7 @@ class ImageFinder:
         return next(spelt, None) or next(filter(None, map(self.find, places)), name)
 
     def closest(self, name: str) -> str | None:
-        """A name in the folder that differs in suffix only, for a message."""
+        """A name in the folder that differs only in its suffix, for a message."""
         stem = _key(os.path.splitext(os.path.basename(name.replace("\\", "/")))[0])
         files, _ = self._listing(self.folder)
         return next((names[0] for key, names in files.items() if os.path.splitext(key)[0] == stem), None)
@@ -117,6 +117,6 @@ def _image_size(path: str) -> tuple[int, int] | UnreadableImageError:
 
 @lru_cache(maxsize=1 << 20)
 def _size_in_header(path: str, *_version: int) -> tuple[int, int]:
-    """``_version`` is part of the key only: a changed file is read again."""
+    """``_version`` is only part of the cache key: a changed file is read again."""
     with Image.open(path) as image:
         return upright_size(image)

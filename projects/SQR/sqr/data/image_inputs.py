@@ -1,4 +1,4 @@
-"""The pixels of whatever people hand over as an image: paths, PIL images, arrays, tensors."""
+"""The pixels of images given as paths, PIL images, arrays or tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORS = ("BGR", "RGB")
 
 
 def is_single_image(images: object) -> bool:
-    """Whether something is one image rather than a batch.
+    """Whether the argument is one image rather than a batch.
 
     Raises:
         TypeError: it is neither.
@@ -36,8 +36,8 @@ def is_single_image(images: object) -> bool:
 def as_pixels(image: ImageLike, image_format: str = "RGB", color: str | None = None) -> np.ndarray:
     """Read or convert an image as 8-bit colour.
 
-    Grey is repeated over the channels, of 16 bits the upper 8 are kept, and transparency is left out (what lies under
-    it shows), as :func:`~sqr.data.read_image` does with files.
+    Grey is repeated over the channels, the upper 8 of 16 bits are kept, and transparency is dropped (the pixels below
+    it become visible), as in :func:`~sqr.data.read_image`.
 
     Args:
         image: a path; a PIL image of any mode; a numpy array ``(height, width)`` or ``(height, width, C)``, uint8 or
@@ -49,7 +49,7 @@ def as_pixels(image: ImageLike, image_format: str = "RGB", color: str | None = N
         ``(height, width, 3)`` uint8.
 
     Raises:
-        OSError: a path that does not exist or is no image.
+        OSError: a path that does not exist or is not an image.
         TypeError, ValueError: something that is not an image.
     """
     if isinstance(image, (str, os.PathLike)):
@@ -81,13 +81,13 @@ def as_pixels(image: ImageLike, image_format: str = "RGB", color: str | None = N
 
 
 def _integers(image: Image.Image) -> Image.Image:
-    """A PIL image of float or 32-bit pixels with the 8 or 16 bits that they hold; other images as they are.
+    """Convert a PIL image of float or 32-bit pixels to the 8 or 16 bits that they represent; return others unchanged.
 
-    PIL gives such images for grey pixels of many origins, and only their values tell the range: up to 1 (floats), 255
-    or 65535.
+    PIL returns such images for grey pixels from various formats, and only their values indicate the range: up to 1
+    (floats), 255 or 65535.
 
     Raises:
-        ValueError: values outside of these ranges.
+        ValueError: values outside these ranges.
     """
     if image.mode not in ("F", "I"):
         return image

@@ -1,4 +1,4 @@
-"""Reading the images that people's folders hold: grey, RGBA, palette, 16-bit, rotated by EXIF, broken."""
+"""Reading images of all kinds: grey, RGBA, palette, 16-bit, rotated by EXIF, broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UPRIGHT = {
 
 
 class UnreadableImageError(OSError, UserError):
-    """An image that cannot be used, said in one line that names the file.
+    """An image that cannot be used; the one-line message names the file.
 
     A ``DataLoader`` raises a worker's exception again with its traceback as the text; the last line, which is the
     message, is kept.
@@ -33,14 +33,14 @@ class UnreadableImageError(OSError, UserError):
 def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode an image as 8-bit colour.
 
-    Grey is repeated over the channels, transparency is left out (what lies under it shows), of 16 bits the upper 8 are
-    kept, and the orientation that EXIF states is applied. Where the annotations were made on the pixels as stored,
-    which their width and height tell, the orientation is left unchanged.
+    Grey is repeated over the channels, transparency is dropped (the pixels below it become visible), the upper 8 of 16
+    bits are kept, and EXIF's orientation is applied, unless width and height of the annotations show that they were
+    made on the pixels as stored.
 
     Args:
-        path: of the file, or what Detectron2's ``PathManager`` understands, such as an address with ``://``.
+        path: of the file, or anything that Detectron2's ``PathManager`` resolves, such as a URL.
         image_format: ``RGB``, ``BGR`` or ``L``.
-        annotated_size: ``(width, height)`` that the annotations are for; None takes any.
+        annotated_size: ``(width, height)`` that the annotations refer to; None accepts any.
 
     Returns:
         ``(height, width, 3)`` uint8.
@@ -52,14 +52,14 @@ def read_image(path: str, *, image_format: str = "RGB", annotated_size: tuple[in
         with _open(path) as file:
             image = Image.open(file)
             stored_size = image.size
-            image.load()  # here: what looks for EXIF swallows the error, and a second call returns what there is
+            image.load()  # load here: PIL's EXIF lookup swallows the error, and a second call returns a partial image
             turn = _UPRIGHT.get(exif_orientation(image))
             upright = image if turn is None else image.transpose(turn)
             if annotated_size is not None and upright.size != annotated_size == stored_size:
                 upright = image
             if annotated_size is None or upright.size == annotated_size:
                 return _as_array(to_eight_bits(upright), image_format)
-    except Exception as error:  # on a broken file PIL's decoders raise whatever their parser trips over
+    except Exception as error:  # PIL's decoders raise errors of many kinds on broken files
         raise UnreadableImageError(f"cannot read the image {path}: {why_unreadable(error)}") from error
     raise UnreadableImageError(
         f"the image {path} is {upright.size[0]}x{upright.size[1]}, its annotations are for "
@@ -83,7 +83,7 @@ def _as_array(image: Image.Image, image_format: str) -> np.ndarray:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What PIL's exception means, on one line."""
+    """The meaning of PIL's exception, on one line."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
@@ -92,10 +92,10 @@ def why_unreadable(error: Exception) -> str:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 of 16 bits, and transparency given as a palette entry as a channel; other images as they are.
+    """Reduce 16 bits to the upper 8, and turn palette transparency into a channel; return other images unchanged.
 
     Raises:
-        ValueError: the pixels are floats, whose range nothing states.
+        ValueError: the pixels are floats of unknown range.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image).clip(0, 65535).astype(np.uint16)
@@ -108,15 +108,15 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The orientation that EXIF states, 1 to 8; 1, upright, where there is none or it cannot be read."""
+    """EXIF's orientation, 1 to 8; 1 (upright) if there is none or it cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # malformed EXIF raises errors of many kinds, and says nothing of the pixels
+    except Exception:  # malformed EXIF raises errors of many kinds, but the pixels may be fine
         return 1
     return value if value in range(1, 9) else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """``(width, height)`` once the orientation is applied; reads no pixels."""
+    """``(width, height)`` after applying the orientation; does not read pixels."""
     width, height = image.size
     return (height, width) if exif_orientation(image) in _TRANSPOSED else (width, height)

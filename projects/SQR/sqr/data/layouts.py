@@ -1,4 +1,4 @@
-"""Recognises how a folder holds a detection dataset, without reading its annotations."""
+"""Recognises the layout of a detection dataset in a folder, without reading its annotations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .values import read_file_name
 
 ROBOFLOW_FILE = "_annotations.coco.json"
 _ALIASES = {alias: split for split, aliases in yolo.SPLIT_FOLDERS.items() for alias in aliases}
-_SAMPLE = 50  # listed images by which the folder of images is recognised
+_SAMPLE = 50  # number of listed images used to find the folder of images
 
 
 class UnknownLayoutError(ValueError):
@@ -34,7 +34,7 @@ class Split(Protocol):
     """A split in any format."""
 
     def read(self, name: str) -> SplitRecord:
-        """Read the annotations as far as they can be read; pixels are not decoded."""
+        """Read the annotations as far as possible; pixels are not decoded."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CocoSplit:
 
     Attributes:
         annotations: the file.
-        image_folders: folders its file names can be relative to, the likeliest first; none where images do not
+        image_folders: folders to which its file names can be relative, the likeliest first; empty if images do not
             matter.
     """
 
@@ -67,7 +67,7 @@ class CocoSplit:
         return CocoReader(record, content, finder).read()
 
     def _finder(self, names: Sequence[str]) -> ImageFinder | None:
-        """For the folder that holds most of the names; of equals the likeliest that exists."""
+        """A finder for the folder that contains most of the names; ties are resolved in favour of the likeliest."""
         if not self.image_folders:
             return None
         finders = [ImageFinder(folder) for folder in self.image_folders]
@@ -94,8 +94,8 @@ class DatasetFolder:
     Attributes:
         root: what was given.
         layout: the name of the format, or ``COCO file`` for a single annotation file.
-        splits: by name, ``train``, ``val`` and ``test`` first; other names as the files have them.
-        partial: a single file, of which nobody expects all splits.
+        splits: by name, ``train``, ``val`` and ``test`` first; other names as in the files.
+        partial: a single file, which need not have all splits.
     """
 
     root: str
@@ -108,7 +108,7 @@ class DatasetFolder:
 
         Args:
             name: of the split; ``valid`` and ``validation`` mean ``val``.
-            key: what the split is called in a config, for the error.
+            key: the split's key in a config, for the error.
 
         Raises:
             ValueError: there is no such split; the message names those there are.
@@ -127,9 +127,9 @@ def find_dataset(root: str) -> DatasetFolder:
     """Recognise the dataset in a folder, or that of a ``data.yaml``.
 
     Raises:
-        FileNotFoundError: there is nothing at ``root``, or a ``data.yaml`` names images that are not there.
-        UnknownLayoutError: no known layout; the message says what was looked for and what is there.
-        ValueError: a ``data.yaml`` that makes no sense.
+        FileNotFoundError: ``root`` does not exist, or a ``data.yaml`` names images that do not exist.
+        UnknownLayoutError: no known layout; the message says what was looked for and what was found.
+        ValueError: an invalid ``data.yaml``.
     """
     root = os.path.expanduser(str(root))
     if not os.path.exists(root):
@@ -162,7 +162,7 @@ def find_dataset(root: str) -> DatasetFolder:
 
 
 def single_file(annotations: str, images: str | None = None) -> DatasetFolder:
-    """The dataset of one COCO annotation file and its image folder; where that is not given, the usual places."""
+    """The dataset of one COCO annotation file and its image folder, by default the usual places."""
     name = canonical_split(os.path.splitext(os.path.basename(annotations))[0].removeprefix("instances_"))
     folder = os.path.dirname(os.path.abspath(annotations))
     guesses = (folder, *_usual_folders(os.path.dirname(folder), name, name), os.path.join(folder, name))
@@ -194,7 +194,7 @@ def _coco_splits(root: str) -> dict[str, CocoSplit]:
 
 
 def _lone_coco_files(root: str) -> dict[str, CocoSplit]:
-    """COCO files under other names; one alone whose name says no split is ``train``."""
+    """COCO files under other names; a single one without a split in its name is ``train``."""
     paths = sorted(glob(os.path.join(glob_escape(root), "*.json")))
     paths += sorted(glob(os.path.join(glob_escape(root), "annotations", "*.json")))
     found: dict[str, CocoSplit] = {}
@@ -218,7 +218,7 @@ def _is_coco(path: str) -> bool:
 
 
 def _usual_folders(root: str, *names: str) -> tuple[str, ...]:
-    """Where the images of a split are, with any of the names its folder can have."""
+    """The image folder of a split, under any of its usual names."""
     known = [name for given in names for name in (given, *yolo.SPLIT_FOLDERS.get(given, ()))]
     folders = [os.path.join(root, *p) for n in dict.fromkeys(known) for p in ((n,), ("images", n), (n, "images"))]
     return (*folders, os.path.join(root, "images"), root)
@@ -237,7 +237,7 @@ def _yolo_splits(path: str) -> dict[str, YoloSplit]:
 
 
 def _named(splits: dict[str, CocoSplit]) -> dict[str, CocoSplit]:
-    """Canonical names, where no two splits would share one."""
+    """Canonical split names, unless two splits would share one."""
     canonical = [canonical_split(name) for name in splits]
     unique = {n: c if canonical.count(c) == 1 else n for n, c in zip(splits, canonical, strict=True)}
     return {unique[name]: split for name, split in splits.items()}

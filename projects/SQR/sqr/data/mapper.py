@@ -13,7 +13,7 @@ from .images import read_image
 
 
 class DetectionMapper(DatasetMapper):
-    """Detectron2's ``DatasetMapper`` for boxes alone, with :func:`sqr.data.images.read_image` as its decoder."""
+    """Detectron2's ``DatasetMapper`` for boxes only, with :func:`sqr.data.images.read_image` as its decoder."""
 
     def __call__(self, dataset_dict: dict) -> dict:
         """

@@ -1,6 +1,6 @@
-"""Brings a split of any format to what training, evaluation and analysis use: a COCO file and an image folder.
+"""Converts a split of any format to what training, evaluation and analysis use: a COCO file and an image folder.
 
-A COCO file that needs no change is used as it is. Otherwise a copy stands in for it, in the cache folder
+A COCO file that needs no change is used directly. Otherwise a corrected copy is used, in the cache folder
 (``$FVCORE_CACHE``, by default ``~/.torch/iopath_cache``) under a name that depends on its content; the user's folder
 is only read.
 """
@@ -23,10 +23,10 @@ class PreparedSplit:
     """A split that can be used.
 
     Attributes:
-        json_file: in COCO's format, valid in every respect.
-        image_root: that its file names are relative to.
+        json_file: a valid file in COCO's format.
+        image_root: to which its file names are relative.
         categories: ``(id, name)`` in the order of the contiguous class numbers.
-        has_objects: there is an object that is no crowd.
+        has_objects: there is an object that is not a crowd.
         most_objects: the highest number of objects to train on in one image.
         fullest_image: ``file_name`` of that image.
         image_names: ``file_name`` of each image.
@@ -42,7 +42,7 @@ class PreparedSplit:
 
 
 def prepare_split(split: Split, *, name: str = "") -> PreparedSplit:
-    """Read a split and refuse it where it cannot be trained or evaluated on.
+    """Read a split; raise an error if it cannot be trained or evaluated on.
 
     Args:
         split: in any format.
@@ -70,7 +70,7 @@ def prepare_split(split: Split, *, name: str = "") -> PreparedSplit:
 
 @lru_cache(maxsize=16)
 def _prepare_cached(split: CocoSplit, digest: str) -> PreparedSplit:
-    """``digest`` is part of the key only: a file of another content is read again."""
+    """``digest`` is only part of the cache key: a changed file is read again."""
     return _prepare(split, "")
 
 
@@ -96,9 +96,9 @@ def _prepare(split: Split, name: str) -> PreparedSplit:
 
 
 def usable_annotations(path: str) -> str:
-    """The ``json_file`` of a COCO file as :func:`prepare_split` has it, for those who need no images.
+    """The ``json_file`` that :func:`prepare_split` returns for a COCO file, without its images.
 
     Raises:
-        FileNotFoundError, ValueError: as there.
+        FileNotFoundError, ValueError: as :func:`prepare_split`.
     """
     return prepare_split(CocoSplit(path, ())).json_file

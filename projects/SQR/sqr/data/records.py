@@ -1,7 +1,7 @@
-"""What every annotation format is read into: splits of images of objects, and what was found wrong on the way.
+"""The records that every annotation format is parsed into: splits, images, objects, and the defects found.
 
-These records are the one border between people's files and this package: the check, its cleaned copy, training,
-evaluation and analysis all see them, or the COCO file that :func:`coco_content` makes of them.
+These records are the only interface between annotation files and this package: the check, its cleaned copy, training,
+evaluation and analysis use them, or the COCO file that :func:`coco_content` makes of them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class ImageRecord:
 
     Attributes:
         file_name: relative to the split's image folder.
-        path: where it lies.
-        size: ``(width, height)`` that its annotations are for; None where it could not be read.
+        path: of the file.
+        size: ``(width, height)`` that its annotations refer to; None if it could not be read.
         objects: on it.
         id: of the image.
     """
@@ -51,22 +51,22 @@ class ImageRecord:
 
 @dataclass
 class SplitRecord:
-    """What could be read of a split.
+    """The content of a split, as far as it could be read.
 
     Attributes:
         name: of the split.
         source: the annotation file or folder, or ``data.yaml``.
-        folder: that the images' file names are relative to.
+        folder: to which the images' file names are relative.
         classes: names in the order of their class numbers.
         category_ids: of the classes.
         images: each with its objects.
-        defects: what was found wrong while reading.
+        defects: found while reading.
         placeholder: a class that Roboflow adds as the group of all others; no object is of it.
-        dropped_objects: how many could not be used.
-        dropped_images: name of each image that could not be used, and why.
+        dropped_objects: number of unusable objects.
+        dropped_images: name of each unusable image, and the reason.
         dropped_classes: the same of classes.
-        hint: where objects were looked for, for a message that there are none.
-        as_is: the annotation file can be handed to COCO's evaluation unchanged.
+        hint: where objects were looked for, for the message that there are none.
+        as_is: COCO's evaluation can use the annotation file unchanged.
     """
 
     name: str
@@ -88,22 +88,22 @@ class SplitRecord:
         self.defects.append(Defect(kind, self.name, file, text.encode("utf-8", "backslashreplace").decode()))
 
     def drop(self, kind: str, file: str, text: str) -> None:
-        """Add a defect for which an object is left out."""
+        """Add a defect because of which an object is left out."""
         self.note(kind, file, text)
         self.dropped_objects += 1
 
     @property
     def has_objects(self) -> bool:
-        """Whether there is anything to train on or to be measured with."""
+        """Whether there is any object to train or evaluate on."""
         return any(not item.crowd for image in self.images for item in image.objects)
 
 
 def raise_errors(record: SplitRecord) -> None:
-    """Refuse a split that training or evaluation cannot use.
+    """Raise an error for a split that training or evaluation cannot use.
 
     Raises:
         FileNotFoundError: images are missing.
-        ValueError: any other error; the message counts those of its kind and shows the first.
+        ValueError: any other error; the message counts the errors of this kind and shows the first.
     """
     errors = [defect for defect in record.defects if defect.severity == ERROR]
     if not errors:
@@ -119,7 +119,7 @@ def raise_errors(record: SplitRecord) -> None:
 
 
 def coco_content(record: SplitRecord) -> dict:
-    """A split in COCO's format, with everything that training and COCO's evaluation read and nothing else."""
+    """A split in COCO's format, with only what training and COCO's evaluation read."""
     ids = dict(zip(record.classes, record.category_ids, strict=True))
     annotations = [
         {"id": item.id, "image_id": image.id, "category_id": ids[item.category], "bbox": item.box, "area": item.area,

@@ -1,8 +1,8 @@
-"""One annotation file per image, as Pascal VOC (XML) and LabelMe (JSON) have it.
+"""Formats with one annotation file per image: Pascal VOC (XML) and LabelMe (JSON).
 
-Files are looked for anywhere below the folder. A folder on their way that is called ``train``, ``val`` or ``test``
-names the split; so do VOC's lists in ``ImageSets/Main``. An image has the name of its annotation file, in the same
-folder or in another, or the one that the file states.
+Files are looked for anywhere below the folder. A folder in their path named ``train``, ``val`` or ``test``
+determines the split; so do VOC's lists in ``ImageSets/Main``. An image has the name of its annotation file, in the
+same folder or another, or the name given in the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALIASES = {alias: split for split, aliases in SPLIT_FOLDERS.items() for alias i
 
 
 def find_voc(root: str) -> dict[str, ConvertedSplit]:
-    """Splits of a folder with Pascal VOC's files; none where the first ``.xml`` is something else."""
+    """Splits of a folder with Pascal VOC's files; none if the first ``.xml`` is something else."""
     files = list(_files(root, ".xml"))
     if not files or root_tag(files[0]) != "annotation":
         return {}
@@ -35,7 +35,7 @@ def find_voc(root: str) -> dict[str, ConvertedSplit]:
 
 
 def find_labelme(root: str) -> dict[str, ConvertedSplit]:
-    """Splits of a folder with LabelMe's files; none where the first ``.json`` is something else."""
+    """Splits of a folder with LabelMe's files; none if the first ``.json`` is something else."""
     files = list(_files(root, ".json"))
     if not files or not is_labelme(files[0]):
         return {}
@@ -53,10 +53,10 @@ def is_labelme(path: str) -> bool:
 
 
 def read_voc(path: str) -> tuple[ForeignImage, list[str]]:
-    """An image and its objects; what is wrong with objects.
+    """An image with its objects, and the defects of objects.
 
-    Boxes of the VOC challenges count pixels from 1 and include the last one; others are taken as they are. Objects
-    that are ``difficult`` become crowds: that is how VOC's own evaluation treats them.
+    Boxes of the VOC challenges count pixels from 1 and include the last one; others are read unchanged. ``difficult``
+    objects become crowds, which is how VOC's evaluation treats them.
 
     Raises:
         ValueError, OSError: as :func:`~sqr.data.xml_files.parse_xml`.
@@ -80,10 +80,10 @@ def read_voc(path: str) -> tuple[ForeignImage, list[str]]:
 
 
 def read_labelme(path: str) -> tuple[ForeignImage, list[str]]:
-    """An image and its shapes, each as the box around it; what is wrong with shapes.
+    """An image with its shapes as bounding boxes, and the defects of shapes.
 
     Raises:
-        ValueError: the file is none of LabelMe's.
+        ValueError: not a LabelMe file.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
@@ -128,7 +128,7 @@ def _files(root: str, suffix: str) -> Iterator[str]:
 
 
 def _by_folder(root: str, files: Iterable[str]) -> dict[str, list[str]]:
-    """Files by the split that a folder on their way names; all are ``train`` where none does."""
+    """Files by the split that a folder in their path names; all are ``train`` if none does."""
     splits: dict[str, list[str]] = {}
     for path in files:
         splits.setdefault(_split_of(root, path) or "train", []).append(path)
@@ -155,7 +155,7 @@ def _image_sets(root: str, files: list[str]) -> dict[str, list[str]]:
 
 
 def _listed(line: str, known: Container[str]) -> str:
-    """The name in a line of a list: the whole line, without a file's ending, or the word before VOC's 1 or -1."""
+    """The name in a line of a list: the whole line without a file extension, or the word before VOC's 1 or -1."""
     word = line.split()[0]
     return next((stem for stem in (line, os.path.splitext(line)[0], word) if stem in known), word)
 
@@ -202,7 +202,7 @@ class _ImageIndex:
             self.by_stem.setdefault(_stem(relative), []).append(relative)
 
     def of(self, annotation: str, stated: str) -> str:
-        """The image of an annotation file; what the file states where there is none."""
+        """The image of an annotation file; the name given in the file if there is none."""
         relative = os.path.relpath(annotation, self.root)
         stated = stated.replace("\\", "/")
         candidates = (
@@ -216,7 +216,7 @@ class _ImageIndex:
         return best
 
     def left_over(self, split: str | None) -> list[str]:
-        """Images of a split that no annotation file is about; of all where it is None."""
+        """Images of a split without an annotation file; of all splits if it is None."""
         paths = sorted(path for group in self.by_stem.values() for path in group if path not in self.used)
         return [path for path in paths if split is None or _split_of(self.root, os.path.join(self.root, path)) == split]
 

@@ -11,11 +11,11 @@ from detectron2.data import transforms as T
 # edge is resized to one of 400, 500, 600, then a window with sides of 384 to 600 is cut out.
 _CROP_RESIZE = (0.5, 0.625, 0.75)
 _CROP_SIDES = (0.48, 0.75)
-_LONGEST_BEFORE_CROP = 20  # times the window: a strip is not enlarged to gigabytes before most of it is cut off
+_LONGEST_BEFORE_CROP = 20  # times the window, so that a narrow strip is not enlarged to gigabytes
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, with at least one pixel a side: a strip of 10 x 4000 stays an image."""
+    """Detectron2's resizing with at least one pixel per side: a strip of 10 x 4000 remains an image."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         transform = super().get_transform(image)
@@ -25,7 +25,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
 
 class RandomEither(T.Augmentation):
-    """Applies one of two lists of augmentations, drawn anew for every image.
+    """Applies one of two lists of augmentations, chosen at random for every image.
 
     ``T.RandomApply`` applies one augmentation or none; DETR needs "this list or that one".
     """
@@ -40,10 +40,10 @@ class RandomEither(T.Augmentation):
         """
         Args:
             first, second: the two lists.
-            second_prob: chance of ``second``, in [0, 1].
+            second_prob: probability of ``second``, in [0, 1].
 
         Raises:
-            ValueError: ``second_prob`` is no probability.
+            ValueError: ``second_prob`` is not a probability.
         """
         super().__init__()
         if not 0 <= second_prob <= 1:
@@ -58,10 +58,10 @@ class RandomEither(T.Augmentation):
 
 
 class PixelTransforms(T.Augmentation):
-    """Changes pixels and moves none, by transforms in the manner of Albumentations.
+    """Applies transforms in the style of Albumentations that change pixels without moving them.
 
     A transform is called as ``transform(image=...)`` and returns ``{"image": ...}``. Albumentations itself is not
-    needed, and not imported. Its random numbers are drawn from NumPy's, so that a run can be repeated and resumed.
+    required or imported. Its generator is seeded from NumPy's, so that a run can be repeated and resumed.
     """
 
     def __init__(self, transforms: Sequence[Callable[..., dict]]):
@@ -70,7 +70,7 @@ class PixelTransforms(T.Augmentation):
             transforms: applied in this order.
 
         Raises:
-            ValueError: one of them also moves boxes, which would stay where they are.
+            ValueError: one of them also moves boxes, which would not be updated.
         """
         super().__init__()
         self.transforms = list(transforms)
@@ -114,21 +114,21 @@ def training_augmentations(
     crop_max_size: int | None = None,
     pixel_transforms: Sequence[Callable[..., dict]] = (),
 ) -> list[T.Augmentation]:
-    """DETR's recipe: a flip, then resize, or resize, crop and resize; optionally a change of colours.
+    """DETR's recipe: a flip, then resize, or resize, crop and resize; optionally colour jitter.
 
     Boxes that a crop empties are filtered by ``DatasetMapper``.
 
     Args:
-        min_size: lengths of the shortest edge in pixels, of which one is drawn for every image.
+        min_size: lengths of the shortest edge in pixels, one of which is drawn for every image.
         max_size: longest allowed length of the longest edge, in pixels.
-        flip_prob: chance of a horizontal flip.
-        crop_prob: chance of the branch with the crop; 0 leaves it out.
+        flip_prob: probability of a horizontal flip.
+        crop_prob: probability of the branch with the crop; 0 disables it.
         color_jitter: brightness, contrast and saturation are each scaled by a factor from ``1 -
             color_jitter`` to ``1 + color_jitter``; 0 leaves the colours unchanged. Assumes RGB. DETR has none;
-            small datasets gain by it.
+            small datasets benefit from it.
         crop_resize: shortest edges before the crop; None takes DETR's proportions of the largest
             ``min_size``, which are (400, 500, 600) for 800.
-        crop_sides: shortest and longest side of the window, in pixels; None likewise, (384, 600) for 800.
+        crop_sides: shortest and longest side of the window, in pixels; None likewise scales DETR's (384, 600) for 800.
         crop_max_size: longest allowed length of the longest edge before the crop; None, as DETR, limits only strips of
             more than 20 to 1.
         pixel_transforms: for :class:`PixelTransforms`, at the end.

@@ -1,4 +1,4 @@
-"""Values of annotation files as people and tools write them, read as what they mean: one place for all formats."""
+"""Parses values of annotation files in the variants that people and tools write, for all formats."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
-# control characters that are no white space, spaces of no width, and the byte order mark
+# control characters other than white space, spaces of no width, and the byte order mark
 _INVISIBLE = dict.fromkeys((*range(9), *range(14, 32), *range(127, 160), 0x200B, 0x2060, 0xFEFF))
-LARGEST_ID = 2**63 - 1  # what NumPy, and with it COCO's evaluation, can hold
+LARGEST_ID = 2**63 - 1  # the largest integer of NumPy and thus of COCO's evaluation
 
 
 def read_id(value: Any) -> int | str | None:
-    """An id: 7, 7.0, "7" and "7.0" are the same one; other text stays text. None if it is neither."""
+    """An id: 7, 7.0, "7" and "7.0" are the same; other text stays text. None if it is neither."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str):
@@ -27,12 +27,12 @@ def read_id(value: Any) -> int | str | None:
 
 
 def is_plain_id(value: Any, *, smallest: int = 0) -> bool:
-    """Whether an id can be used as it is: an integer from ``smallest`` to :data:`LARGEST_ID`."""
+    """Whether an id can be used unchanged: an integer from ``smallest`` to :data:`LARGEST_ID`."""
     return type(value) is int and smallest <= value <= LARGEST_ID
 
 
 def read_number(value: Any) -> float | None:
-    """A finite number, also one written as text; None if it is none."""
+    """A finite number, possibly written as text; None if it is not one."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -45,13 +45,13 @@ def read_number(value: Any) -> float | None:
 
 
 def read_size(value: Any) -> int | None:
-    """A width or height: a positive whole number of pixels; None if it is none."""
+    """A width or height: a positive whole number of pixels; None if it is not one."""
     number = read_number(value)
     return int(number) if number is not None and number >= 1 and number.is_integer() else None
 
 
 def read_flag(value: Any) -> bool | None:
-    """Yes or no, also as text; None if it is neither. A missing value is no."""
+    """True or false, possibly as text; None if it is neither. A missing value is false."""
     if value is None:
         return False
     if isinstance(value, str):
@@ -88,18 +88,18 @@ def read_box(value: Any) -> list[float] | None:
 
 
 def upright_box(box: Sequence[float]) -> list[float]:
-    """``[x, y, width, height]`` with positive sides: a box drawn from another corner is turned round."""
+    """``[x, y, width, height]`` with positive sides: the corners of a box drawn from another corner are swapped."""
     x, y, w, h = box
     return [x + min(w, 0.0), y + min(h, 0.0), abs(w), abs(h)]
 
 
 def clip_box(box: Sequence[float], size: tuple[int, int]) -> list[float]:
-    """``[x, y, width, height]`` cut to the image; width or height is 0 or less where nothing is left."""
+    """``[x, y, width, height]`` clipped to the image; width or height is at most 0 if nothing is left."""
     (x, y, w, h), (width, height) = box, size
     left, top = max(x, 0.0), max(y, 0.0)
     return [left, top, min(x + w, width) - left, min(y + h, height) - top]
 
 
 def shown_box(box: Sequence[float]) -> str:
-    """A box for messages."""
+    """Format a box for messages."""
     return "[" + ", ".join(f"{v:.6g}" for v in box) + "]"

@@ -1,4 +1,4 @@
-"""Parses XML from people's folders: no entities, so that a small file cannot become a large one or read others."""
+"""Parses untrusted XML without entities, so that a file can neither expand without bound nor read other files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def parse_xml(path: str) -> ElementTree.Element:
     """The root element of a file.
 
     Raises:
-        ValueError: no valid XML, or XML that declares entities.
+        ValueError: invalid XML, or XML that declares entities.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -25,7 +25,7 @@ def parse_xml(path: str) -> ElementTree.Element:
 
 
 def root_tag(path: str) -> str | None:
-    """The name of the first element; None where the beginning of the file is no XML."""
+    """The name of the first element; None if the beginning of the file is not XML."""
     tags: list[str] = []
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = _refuse
@@ -34,7 +34,7 @@ def root_tag(path: str) -> str | None:
         with open(path, "rb") as file:
             parser.Parse(file.read(4096), False)
     except (OSError, ValueError, LookupError, expat.ExpatError):
-        pass  # what is wrong behind the first element is said when the file is read
+        pass  # errors after the first element are reported when the file is read
     return tags[0] if tags else None
 
 

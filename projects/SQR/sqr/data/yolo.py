@@ -23,7 +23,7 @@ _TASKS = ("detect", "segment", "pose", "obb")
 
 @dataclass(frozen=True)
 class YoloDescription:
-    """What a ``data.yaml`` says.
+    """The content of a ``data.yaml``.
 
     Attributes:
         path: of the file.
@@ -31,7 +31,7 @@ class YoloDescription:
         sources: folders of images, and text files that list images, by split.
         keypoint_values: numbers of an object's keypoints, which follow its box in a row of a pose dataset; 0
             without keypoints.
-        polygons: the file says ``task: segment`` or ``obb``, which settles what a long row of numbers is.
+        polygons: the file has ``task: segment`` or ``obb``, so long rows of numbers are polygons.
     """
 
     path: str
@@ -42,7 +42,7 @@ class YoloDescription:
 
     @property
     def root(self) -> str:
-        """The folder that image names are relative to."""
+        """The folder to which image names are relative."""
         return os.path.dirname(os.path.abspath(self.path))
 
 
@@ -69,12 +69,12 @@ def _load(path: str):
 
 
 def read_description(path: str) -> YoloDescription:
-    """Read a ``data.yaml`` and find its images, also where its paths are those of another machine.
+    """Read a ``data.yaml`` and find its images, even if its paths are from another machine.
 
     Raises:
-        ValueError: no valid YAML, or class names that are no list and no numbered dict, or do not agree with ``nc``,
-            or a ``kpt_shape`` that is none.
-        FileNotFoundError: the images of a split it names are nowhere to be found.
+        ValueError: invalid YAML, class names that are neither a list nor a numbered dict or do not agree with ``nc``,
+            or an invalid ``kpt_shape``.
+        FileNotFoundError: the images of a split it names cannot be found.
     """
     content = _load(path)
     if not isinstance(content, dict):
@@ -119,7 +119,7 @@ def _class_names(path: str, content: dict) -> tuple[str, ...]:
         raise ValueError(f"{path}: 'names' must be a list of class names, or a dict from 0, 1, ... to them")
     if isinstance(count, int) and count != len(names):
         raise ValueError(f"{path}: 'nc' is {count}, but 'names' has {len(names)} classes")
-    # YAML reads the class names no, on and 1.5 as other things than text
+    # YAML does not read the class names no, on and 1.5 as text
     read = [read_name(name if isinstance(name, str) or name is None else str(name)) for name in names]
     if None in read:
         raise ValueError(f"{path}: the name of class {read.index(None)} is empty")
@@ -127,7 +127,7 @@ def _class_names(path: str, content: dict) -> tuple[str, ...]:
 
 
 def _find_sources(path: str, content: dict, key: str | None, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Existing folders and list files of a split: those named, else those where other tools put them."""
+    """Existing folders and list files of a split: those named, or the usual locations of other tools."""
     base = os.path.dirname(os.path.abspath(path))
     entries = content.get(key) if key else []
     entries = [str(e) for e in (entries if isinstance(entries, list) else [entries])]
@@ -162,7 +162,7 @@ def listed_images(sources: Iterable[str]) -> list[str]:
     """Paths of the images in folders, searched to any depth, and in list files; sorted, each once.
 
     Raises:
-        ValueError: a list file that is no text.
+        ValueError: a list file that is not text.
     """
     found: set[str] = set()
     for source in sources:
@@ -217,7 +217,7 @@ def _relative(path: str, description: YoloDescription) -> str:
 
 
 def _label_files(images: list[str]) -> dict[str, str]:
-    """The label file of each image, also in another Unicode form or case; where there is none, its usual place."""
+    """The label file of each image, also in another Unicode form or case; if there is none, its usual path."""
     finders: dict[str, ImageFinder] = {}
     files = {}
     for image in images:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ..errors import one_line
 
-_LARGEST_SHARE = 2.0  # a coordinate beyond is one in pixels
-_INSIDE = 0.01  # how far keypoints and boxes reach over their edges by rounding
+_LARGEST_SHARE = 2.0  # a larger coordinate is in pixels
+_INSIDE = 0.01  # rounding tolerance of keypoints and boxes at edges
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class LabelRow:
 
     Attributes:
         label: class number.
-        box: ``(cx, cy, width, height)`` as shares of the image.
+        box: ``(cx, cy, width, height)`` as fractions of the image.
         numbers: how many the row has after its class.
-        doubt: what a polygon's row can be instead; empty if nothing else.
-        certain_doubt: it can be that in every respect.
+        doubt: what else a polygon's row can be; empty if nothing.
+        certain_doubt: nothing contradicts that reading.
     """
 
     label: int
@@ -34,7 +34,7 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelProblem:
-    """A row that is no object. ``kind``: ``bad_label``, ``bad_box`` or ``unknown_category``."""
+    """A row that is not an object. ``kind``: ``bad_label``, ``bad_box`` or ``unknown_category``."""
 
     kind: str
     place: str
@@ -45,15 +45,15 @@ class LabelProblem:
 
 
 def read_labels(path: str, num_classes: int, *, keypoint_values: int = 0) -> tuple[list[LabelRow], list[LabelProblem]]:
-    """The objects of a label file; none where there is no file. A polygon counts as the box around it.
+    """The objects of a label file; none if there is no file. A polygon counts as its bounding box.
 
     Args:
         path: of the file.
-        num_classes: how many there are.
+        num_classes: of the dataset.
         keypoint_values: numbers that follow the box in every row of a pose dataset.
 
     Returns:
-        Rows as they stand, also those outside the image, and rows that are no object at all.
+        Rows as written, including those outside the image, and rows that are not objects.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -85,7 +85,7 @@ def _parse_row(fields: list[str], place: str, num_classes: int, keypoint_values:
 
 
 def _box_of(label: int, numbers: list[float], keypoint_values: int) -> LabelRow | str:
-    """The object of a row, or why it is none."""
+    """The object of a row, or the reason why it is not one."""
     count = len(numbers)
     if keypoint_values and count not in (4, 4 + keypoint_values):
         return f"{count + 1} numbers; kpt_shape asks for a class, a box and {keypoint_values} numbers of keypoints"
@@ -104,7 +104,7 @@ def _box_of(label: int, numbers: list[float], keypoint_values: int) -> LabelRow 
 
 
 def _doubt(numbers: Sequence[float]) -> tuple[str, bool]:
-    """What a row of numbers can be if not a polygon, and whether nothing speaks against it."""
+    """What a row of numbers can be other than a polygon, and whether nothing contradicts that."""
     cx, cy, w, h, *rest = numbers
     if len(rest) == 2:
         return ("a box, a score and a track", True) if rest[1].is_integer() and min(w, h) > 0 else ("", False)
@@ -120,9 +120,9 @@ def _doubt(numbers: Sequence[float]) -> tuple[str, bool]:
 
 
 def ambiguous_row(rows: Sequence[LabelRow]) -> LabelRow | None:
-    """A polygon of a split that can as well be something else, because all of them can; None if they are polygons.
+    """An ambiguous polygon of a split if all of its polygons can be something else; otherwise None.
 
-    Keypoints may lie outside their box. But they are equally many in every row, which polygons hardly ever are.
+    Keypoints may be outside their box, but every row has equally many, which is rare for polygons.
     """
     polygons = [row for row in rows if row.numbers > 4]
     if not polygons or not all(row.doubt for row in polygons):
@@ -138,7 +138,7 @@ def absolute_box(row: LabelRow, size: tuple[int, int]) -> list[float]:
 
 
 def label_file(image: str) -> str:
-    """Where an image's labels are: the last folder ``images`` of its path becomes ``labels``."""
+    """The path of an image's labels: the last folder ``images`` in its path becomes ``labels``."""
     parts = image.split(os.sep)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":

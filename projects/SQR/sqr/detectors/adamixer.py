@@ -1,10 +1,10 @@
 """AdaMixer (Gao et al., "AdaMixer: A Fast-Converging Query-Based Object Detector", CVPR 2022).
 
 The official code is MCG-NJU/AdaMixer. No encoder: queries sample the backbone's levels directly, at points that they
-choose in x, y and scale, and mix what they sampled by matrices that they generate.
+choose in x, y and scale, and mix the samples with matrices that they generate.
 
 References are ``(x, y, z, r)``: a box's centre in pixels of the padded input image, ``z = log2(sqrt(w * h))`` and
-``r = log2(h / w)``. They are detached between stages, the content is not. Every group keeps its own; predictions are
+``r = log2(h / w)``. They are detached between stages, the content is not. Every group has its own; predictions are
 normalised by each image's unpadded size, as everywhere in this package.
 """
 
@@ -60,14 +60,13 @@ def refine_xyzr(delta: Tensor, xyzr: Tensor) -> Tensor:
 
 
 class PyramidEncoder(nn.Module):
-    """Backbone features -> :class:`~sqr.structures.PyramidMemory`; the neck is all there is.
+    """Backbone features -> :class:`~sqr.structures.PyramidMemory`; only a neck.
 
     Args:
         neck: maps backbone features to ``L`` maps ``(B, C, h, w)``, finest first.
         strides: of each level. Images must be padded to a multiple of the coarsest (``size_divisibility``).
-        ignore_padding: encode an image in the same way whatever its batch is padded to, padding being zero like what
-            lies beyond the map. False, as published: padding counts in the neck's statistics and is sampled like
-            anything else.
+        ignore_padding: encode an image independently of the padding of its batch, by treating padding like the zeros
+            beyond the map. False, as published: padding enters the neck's statistics and is sampled like any pixel.
     """
 
     def __init__(self, *, neck: nn.Module, strides: Sequence[int] = (4, 8, 16, 32), ignore_padding: bool = False):
@@ -104,13 +103,13 @@ class PyramidEncoder(nn.Module):
 
 
 class FullImageQueries(nn.Module):
-    """Learned content, normalised, and a start box that covers the image and is not learned.
+    """Learned content, normalised, and a fixed initial box that covers the image.
 
     The boxes are a buffer: published checkpoints hold them as a parameter that never receives a gradient.
 
     Args:
         num_queries: ``Q``.
-        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
+        num_groups: groups trained together, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
@@ -138,7 +137,7 @@ class AdaMixerStage(DecoderStage):
     """Self-attention biased by overlap, adaptive sampling and mixing, FFN, heads; post-norm.
 
     The attention's input includes the position embedding, which therefore also enters its value and its residual, as
-    in the released code. ``iof_tau`` scales, for each head, the logarithm of the share of a query's box that another's
+    in the released code. ``iof_tau`` scales, per head, the logarithm of the share of a query's box that another's
     covers.
     """
 
@@ -170,7 +169,7 @@ class AdaMixerStage(DecoderStage):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As published; sampling and mixing initialise themselves."""
+        """Initialise as published, except sampling and mixing, which initialise themselves."""
         nn.init.uniform_(self.iof_tau, 0.0, 4.0)
         for module in (self.self_attn.out_proj, self.ffn.linear1, self.ffn.linear2):
             nn.init.xavier_uniform_(module.weight)

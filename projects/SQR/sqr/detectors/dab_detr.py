@@ -1,16 +1,17 @@
 """DAB-DETR and DAB-Deformable-DETR (Liu et al., "DAB-DETR: Dynamic Anchor Boxes are Better Queries for DETR", 2022).
 
-Published at ICLR 2022; the official code is IDEA-Research/DAB-DETR. Queries are anchor boxes: a stage reads a query's
-position off its box, and refines the box. References are ``(..., 4)`` normalised cxcywh.
+Published at ICLR 2022; the official code is IDEA-Research/DAB-DETR. Queries are anchor boxes: a stage derives a query's
+position from its box and refines the box. References are ``(..., 4)`` normalised cxcywh.
 
-Recollection hands every group its own box, and each stage keeps its own rules whatever a group went through: the first
-stage of DAB-DETR alone adds positions to contents and leaves the sine embedding unscaled, so a group that skips it
-(path ``0-2``) passes stage 2 as any other group does, with its zero content. Hence the dense-recurrent plan works: its
-last stage was trained on the initial queries (path ``0-6``) and needs nothing of the first one. What stages share
-(norm, heads, position networks) is listed in each stage's state, so that the last stage alone is a whole decoder; build
-that one with ``special_first=False``.
+With recollection every group has its own box, and a stage works in the same way whatever a group's path: only the first
+stage of DAB-DETR adds positions to contents and leaves the sine embedding unscaled, and a group that skips it
+(path ``0-2``) goes through stage 2 like any other group, with its zero content. Hence the dense-recurrent plan works:
+its last stage was trained on the initial queries (path ``0-6``) and needs nothing from the first one. Shared modules
+(norm, heads, position networks) are listed in each stage's state, so that the last stage is a complete decoder by
+itself; build it with ``special_first=False``.
 
-Official initial anchors stay trainable (the release "freezes" centres of some variants by a statement without effect).
+The initial anchors are trainable, as in the release (which "freezes" the centres of some variants by a statement
+without effect).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class AnchorQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
-        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
+        num_groups: groups trained together, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         learned_content: also learn the content (DAB-Deformable-DETR); otherwise it starts at zero (DAB-DETR).
         num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
@@ -74,9 +75,10 @@ class AnchorQueries(nn.Module):
 class DabDetrStage(ConditionalDecoderLayer):
     """Attention around an anchor box, modulated by its width and height, and the refinement of the box.
 
-    Everything but the predicted box sees the incoming box detached (the first stage sees the learned anchors as they
-    are). The predicted box is refined from the incoming box *with* its graph, so its loss also trains the offset that
-    made that box. The box handed on is refined from the raw output, the predicted one from the normalised output.
+    Everything but the predicted box uses the incoming box detached (in the first stage, the learned anchors
+    undetached). The predicted box is refined from the incoming box *with* its graph, so its loss also trains the offset
+    that produced that box. The box passed on is refined from the raw output, the predicted one from the normalised
+    output.
 
     Args:
         num_classes: ``K``.
@@ -107,7 +109,7 @@ class DabDetrStage(ConditionalDecoderLayer):
         self.norm = nn.LayerNorm(dim)
         self.class_embed, self.bbox_embed = make_heads(num_classes=num_classes, dim=dim)
         self.ref_point_head = _xavier_mlp(2 * dim, dim, dim)  # a box's sine embedding -> the query's position
-        self.ref_anchor_head = _xavier_mlp(dim, dim, 2)  # the content -> width and height to look for
+        self.ref_anchor_head = _xavier_mlp(dim, dim, 2)  # the content -> width and height to attend to
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         content = state.content
@@ -133,7 +135,7 @@ class DabDeformableStage(DeformableDecoderLayer):
     """A deformable decoder layer whose query position comes from its box, and the refinement of the box.
 
     The predicted box, detached, is the next stage's reference. As published, the position is the sine embedding of the
-    box in the first level's *padded* extent (of the box as it is where the encoder ignores padding), and is scaled by
+    box relative to the first level's *padded* extent (to the image if the encoder ignores padding), and is scaled by
     the content in all stages but the first.
 
     Args:

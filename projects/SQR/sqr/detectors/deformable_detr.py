@@ -4,11 +4,10 @@ Three published forms: plain, iterative box refinement (``refine=True``) and two
 :class:`ProposalQueries`). The official code is fundamentalvision/Deformable-DETR.
 
 References are boxes ``(..., 4)``, normalised cxcywh. The plain form and the first stage of the refining form start from
-*points*: boxes of zero extent (:func:`~sqr.boxes.is_point`). With recollection a stage can therefore see points and
-refined boxes side by side, each group with its own: a group that skips stages keeps the reference it had, and both the
-sampling around it and the box predicted from it follow that reference. (The released SQR code recollects content only
-and hands every group the same references, which is right only for the plain form; its refining form trains on
-references that inference never uses.)
+*points*: boxes of zero extent (:func:`~sqr.boxes.is_point`). With recollection the groups of a stage can therefore have
+points or refined boxes: a group that skips stages keeps its reference, and both the sampling and the predicted box use
+that reference. (The released SQR code recollects only content and gives every group the same references, which is
+correct only for the plain form; its refining form trains on references that inference never uses.)
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class LearnedQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
-        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
+        num_groups: groups trained together, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """
@@ -58,19 +57,20 @@ class LearnedQueries(nn.Module):
 
 
 class ProposalQueries(nn.Module):
-    """The two-stage form: the encoder proposes a box a token, the best become the queries' references.
+    """The two-stage form: the encoder proposes a box per token, and the best become the queries' references.
 
     As published, tokens are ranked by the logit of class 0, proposals are trained with every object as class 0, and
     references and positions are detached from them. (Officially the heads start from the values of the stages' heads,
-    here from a draw of their own.) Tokens that cannot propose compete by the score of a zero feature,
-    as published, unless the encoder ignores padding: then they come last, since their number grows with the padding.
+    here from a draw of their own.) Invalid tokens are ranked by the score of a zero feature,
+    as published, unless the encoder ignores padding: then they are ranked last, since their number grows with the
+    padding.
 
     Args:
-        num_queries: ``Q``, proposals kept an image.
+        num_queries: ``Q``, proposals kept per image.
         num_classes: ``K``.
         dim: ``C``, a multiple of 8.
         num_auxiliary: next best proposals, in training only, that are matched with repeated objects (hybrid matching).
-        mixed_selection: the content of the i-th best proposal is learned, only its position comes from the proposal
+        mixed_selection: the content of the i-th best proposal is learned, and only its position comes from the proposal
             (Zhang et al., "DINO", ICLR 2023; used by H-DETR).
     """
 
@@ -128,7 +128,7 @@ class DeformableDecoderStage(DeformableDecoderLayer):
         two_stage: whether the first references are proposals. Points have no size, so the first boxes start small:
             ``sigmoid(-2) = 0.12`` of the image.
         look_forward_twice: with ``refine``, do not detach that box where the next stage's box is predicted from it, so
-            that a box's loss also reaches the stage before (Zhang et al., "DINO", ICLR 2023, section 3.5).
+            that a box's loss also reaches the previous stage (Zhang et al., "DINO", ICLR 2023, section 3.5).
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class DeformableDecoderStage(DeformableDecoderLayer):
 
     def forward(self, state: QueryState, memory: PreparedMemory) -> tuple[QueryState, StagePrediction]:
         anchor = state.reference
-        if self.look_forward_twice:  # boxes arrive attached to the stage before; points are the generator's own
+        if self.look_forward_twice:  # boxes arrive with the graph of the previous stage; points come from the generator
             anchor = torch.where(is_point(anchor), anchor, anchor.detach())
         x = self.attend(memory, state.content, state.extras["position"], anchor)
         delta = in_float32(self.bbox_embed, x)

@@ -1,9 +1,9 @@
 """DETR (Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020).
 
 The official code is facebookresearch/detr. A query is a learned position and a content that starts at zero. Every stage
-predicts boxes outright, so there is no reference to refine (``R = 0``) and recollection concatenates contents. All
-stages share the output norm and the heads, so the last stage works as a decoder of its own: the dense-recurrent plan
-needs nothing special.
+predicts boxes directly, so there is no reference to refine (``R = 0``) and recollection concatenates contents. All
+stages share the output norm and the heads, so the last stage is a complete decoder by itself, as the dense-recurrent
+plan requires.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PositionQueries(nn.Module):
 
     Args:
         num_queries: ``Q``.
-        num_groups: groups trained side by side, see :class:`~sqr.layers.QueryTable`.
+        num_groups: groups trained together, see :class:`~sqr.layers.QueryTable`.
         dim: ``C``.
         num_auxiliary: further queries, in training only, that are matched with repeated objects (hybrid matching).
     """

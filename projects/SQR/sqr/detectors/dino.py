@@ -1,11 +1,11 @@
 """DINO (Zhang et al., "DINO: DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection", ICLR 2023).
 
-Deformable DETR's encoder proposes the anchor boxes, whose contents are learned (mixed query selection); a stage reads a
-query's position off its box and refines the box as in DAB-DETR; a box's loss also trains the stage before (look forward
-twice); and noisy copies of the objects are denoised in training. The official code is IDEA-Research/DINO.
+Deformable DETR's encoder proposes the anchor boxes, whose contents are learned (mixed query selection); a stage derives
+a query's position from its box and refines the box as in DAB-DETR; a box's loss also trains the previous stage (look
+forward twice); and noisy copies of the objects are denoised in training. The official code is IDEA-Research/DINO.
 
-References are ``(..., 4)`` normalised cxcywh, handed on with their graph: every group, recollected or of denoising
-queries, refines its own box, and only the predicted box sees that graph.
+References are ``(..., 4)`` normalised cxcywh, passed on with their graph: every group, recollected or of denoising
+queries, refines its own box, and only the predicted box uses that graph.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DinoQueries(nn.Module):
         num_queries: ``Q``.
         num_classes: ``K``.
         dim: ``C``, a multiple of 4.
-        denoising: makes denoising queries in training; None for none.
+        denoising: creates denoising queries in training; None disables them.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class DinoQueries(nn.Module):
 class DinoStage(DeformableDecoderLayer):
     """A deformable decoder layer whose query position comes from its box, and the refinement of the box.
 
-    The box handed on is refined from the raw output and the detached box, the predicted one from the normalised output
+    The box passed on is refined from the raw output and the detached box, the predicted one from the normalised output
     and the box with its graph.
 
     Args:
         norm, ref_point_head: output norm, and ``2 C -> C`` from a box's sine embedding to a position; shared by all
             stages.
-        class_embed, bbox_embed: heads; shared by all stages in the official code, a stage's own in detrex.
+        class_embed, bbox_embed: heads; shared by all stages in the official code, separate per stage in detrex.
     """
 
     def __init__(

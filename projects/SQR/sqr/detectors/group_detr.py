@@ -1,11 +1,12 @@
 """Group DETR on Conditional DETR (Chen et al., ICCV 2023; Meng et al., ICCV 2021).
 
 With one group it is Conditional DETR. A query is a learned position; its reference point is predicted from the
-position once, before the first stage, and stays, so recollected groups differ only in their contents. The first stage
-alone adds positions to contents and leaves the sine embedding unscaled; a group that skips it passes the next stage as
-any other does, and the last stage needs nothing of the first one (``special_first=False`` builds it alone).
+position once, before the first stage, and kept, so recollected groups differ only in their contents. Only the first
+stage adds positions to contents and leaves the sine embedding unscaled; a group that skips it goes through the next
+stage like any other, and the last stage needs nothing from the first one (``special_first=False`` builds it
+separately).
 
-Published weights come from detrex, whose attention leaks across groups in training; here groups never see each other.
+Published weights come from detrex, whose attention leaks across groups in training; here groups are independent.
 In evaluation there is one group and both agree.
 """
 
@@ -30,7 +31,7 @@ class PointQueries(nn.Module):
 
     Args:
         num_queries: ``Q`` of a group.
-        num_groups: groups trained side by side, the first one is used in evaluation (11 in the paper).
+        num_groups: groups trained together, the first one is used in evaluation (11 in the paper).
         dim: ``C``.
         num_auxiliary: further queries of a group, in training only, that are matched with repeated objects (hybrid
             matching).

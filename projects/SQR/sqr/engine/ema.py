@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights, trained beside it and evaluated on its own."""
+"""The exponential moving average of a model's weights, updated during training and evaluated separately."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ModelEMA:
     """PyTorch's ``AveragedModel`` with a decay that warms up.
 
     After update ``t`` (1, 2, ...) the average is ``d * average + (1 - d) * weights`` with ``d = decay * (1 -
-    exp(-t / warmup_iters))``: early on it follows the weights, which still move fast. The first update copies the
-    weights. Buffers (BatchNorm's statistics) are the model's own.
+    exp(-t / warmup_iters))``: early on it follows the weights, which still change fast. The first update copies the
+    weights. Buffers (BatchNorm's statistics) are copied from the model.
 
     Args:
         model: on its device, not wrapped; it is copied.
-        decay: of the average in the long run. The average spans about ``1 / (1 - decay)`` iterations, which should be
+        decay: the final decay of the average. The average spans about ``1 / (1 - decay)`` iterations, which should be
             a small part of the run: 0.9998 is for 50,000 iterations or more, 0.99 for 1,500.
-        warmup_iters: how slowly the decay rises; 0 for a constant one.
+        warmup_iters: how slowly the decay rises; 0 for a constant decay.
 
     Raises:
         UserError: values out of range.
@@ -56,7 +56,7 @@ class ModelEMA:
         return self.decay * rise
 
     def update(self, model: nn.Module) -> None:
-        """Take the weights after an optimizer step into the average."""
+        """Update the average with the weights after an optimizer step."""
         self._averaged.multi_avg_fn = get_ema_multi_avg_fn(self.decay_at(self.num_updates + 1))
         self._averaged.update_parameters(unwrap(model))
 
@@ -64,7 +64,7 @@ class ModelEMA:
         return {"num_updates": self.num_updates, "model": self.model.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a checkpoint's average.
+        """Load a checkpoint's average.
 
         Raises:
             UserError: it is of another model.
@@ -77,7 +77,7 @@ class ModelEMA:
 
 
 class EMAHook(HookBase):
-    """Updates the average after every optimizer step; to be registered before whatever saves or evaluates it."""
+    """Updates the average after every optimizer step; to be registered before hooks that save or evaluate it."""
 
     def __init__(self, ema: ModelEMA):
         self._ema = ema

@@ -1,4 +1,4 @@
-"""What follows from evaluations during training: their history, the best checkpoint, early stopping."""
+"""Hooks based on evaluations during training: history, best checkpoint, early stopping."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class EvaluationHistory:
     """All evaluations of a run, kept as ``OUTPUT/evaluations.json``: a list of flat results with ``iteration``.
 
-    Best checkpoint and early stopping ask it alone, so that a resumed run decides as an uninterrupted one. On all but
-    the main process it stays empty.
+    Best checkpoint and early stopping depend only on it, so that a resumed run decides like an uninterrupted one. It is
+    empty on all but the main process.
 
     Args:
         output_dir: of the run.
@@ -35,7 +35,7 @@ class EvaluationHistory:
         self._entries: list[dict] = []
 
     def load(self, start_iter: int) -> None:
-        """Read the evaluations before ``start_iter``; what came later belongs to iterations that are run again."""
+        """Read the evaluations before ``start_iter``; later ones belong to iterations that are repeated."""
         self._entries = []
         if not comm.is_main_process() or not self.path.exists() or start_iter == 0:
             return
@@ -75,7 +75,7 @@ class EvaluationHistory:
         return [(e["iteration"], e[metric]) for e in self._entries if e.get(metric) is not None]
 
     def missing(self, metric: str) -> str:
-        """Why the last evaluation has no such metric; empty where it has, or where there was none."""
+        """Why the last evaluation has no such metric; empty if it has, or if there was no evaluation."""
         if not self._entries or metric in self._entries[-1]:
             return ""
         names = [key for key in self._entries[-1] if key != "iteration"]
@@ -84,7 +84,7 @@ class EvaluationHistory:
         return f"the evaluation gave no {metric}; {hint}"
 
     def since_best(self, metric: str, mode: str, min_delta: float = 0.0) -> tuple[int, float | None, int]:
-        """Evaluations since the best one, its value and its iteration (None and -1 where there is none).
+        """Evaluations since the best one, its value and its iteration (None and -1 if there is none).
 
         Args:
             metric: flat name.
@@ -102,14 +102,14 @@ class EvaluationHistory:
 
 
 class EvaluationHook(hooks.EvalHook):
-    """Detectron2's hook with a history.
+    """Detectron2's ``EvalHook`` with a history.
 
-    A run that was killed between a checkpoint and the evaluation after it makes up for that evaluation on resuming.
+    If a run was killed between a checkpoint and the following evaluation, that evaluation is run on resuming.
 
     Args:
-        eval_period: iterations between evaluations; 0 for the end only.
+        eval_period: iterations between evaluations; 0 evaluates only at the end.
         eval_function: returns a nested dict of metrics; called in all processes.
-        history: gets the results.
+        history: receives the results.
     """
 
     def __init__(self, eval_period: int, eval_function: Callable[[], dict], history: EvaluationHistory):
@@ -124,7 +124,7 @@ class EvaluationHook(hooks.EvalHook):
         return results
 
     def make_up(self) -> None:
-        """Evaluate a training that is complete and whose last evaluation was interrupted."""
+        """Evaluate a completed training whose last evaluation was interrupted."""
         if _agreed(not self._history.has(self.trainer.completed)):
             logger.info("Evaluating after iteration %d, which the run before did not finish", self.trainer.completed)
             with EventStorage(self.trainer.completed) as self.trainer.storage:
@@ -173,7 +173,7 @@ class BestCheckpoint(HookBase):
         self._metric, self._mode = metric, mode
 
     def before_train(self) -> None:
-        # The run before may have ended between an evaluation and its file.
+        # The previous run may have ended between an evaluation and writing this file.
         if self._is_best() and self.checkpointer.stored_iteration(self.NAME) != self.trainer.completed:
             self._save()
 
@@ -204,7 +204,7 @@ class BestCheckpoint(HookBase):
 
 
 class EarlyStopping(HookBase):
-    """Ends the training once ``patience`` evaluations in a row were no better than the best before them.
+    """Ends the training after ``patience`` consecutive evaluations without improvement.
 
     To be registered after :class:`EvaluationHook`, in all processes.
 
@@ -263,5 +263,5 @@ def is_due(period: int, done: int) -> bool:
 
 
 def _agreed(decision: bool) -> bool:
-    """The main process's decision, in all processes."""
+    """Broadcast the main process's decision to all processes."""
     return comm.all_gather(decision)[0]

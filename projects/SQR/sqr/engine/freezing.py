@@ -1,4 +1,4 @@
-"""Modules that a training leaves as they are: ``train.freeze``."""
+"""Modules that are not trained: ``train.freeze``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
     Args:
         model: its parameters' ``requires_grad`` is changed. Dropout inside frozen modules stays active.
-        patterns: one or several whole components of a module's or a parameter's dotted name each: ``backbone``,
+        patterns: each one or more complete components of a module's or a parameter's dotted name: ``backbone``,
             ``encoder.neck``, ``stages.0``.
 
     Raises:
-        UserError: a pattern names no parameter.
+        UserError: a pattern matches no parameter.
     """
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         named = [p for name, p in model.named_parameters() if f".{pattern}." in f".{name}."]
@@ -37,5 +37,5 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def _stay_in_evaluation(module: nn.Module, inputs: tuple) -> None:
-    """A hook before a frozen batch norm's forward, whatever ``model.train()`` has set."""
+    """A forward pre-hook that keeps a frozen batch norm in evaluation mode, whatever ``model.train()`` has set."""
     module.training = False

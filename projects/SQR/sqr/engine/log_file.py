@@ -1,4 +1,4 @@
-"""Detectron2's console log, and ``log.txt``, whose loss ends no run."""
+"""Detectron2's console log, and a ``log.txt`` whose write errors do not end a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOGGERS = ("fvcore", "detectron2", "sqr")
 
 
 class LogFile(logging.FileHandler):
-    """Appends to a log file. Where it cannot be written (a full disk), one line on stderr says so and the run goes on.
+    """Appends to a log file. Write errors (a full disk) are reported in one line on stderr, and the run continues.
 
     Args:
         path: of the file, in a folder that exists.

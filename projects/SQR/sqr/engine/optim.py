@@ -1,4 +1,4 @@
-"""Parameter groups and learning-rate schedules as the papers publish them."""
+"""Parameter groups and learning-rate schedules as in the papers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 
-# The numbered block that a parameter of a backbone belongs to.
+# The numbered block of a backbone that a parameter belongs to.
 _LAYER = re.compile(
     r"(net\.|model\.|bottom_up\.)*(features\.\d+|(?!conv|norm|bn)[a-z]+[._]?\d+(\.(blocks\.)?\d+)?)(?=\.)"
 )
@@ -31,18 +31,18 @@ def get_param_groups(
 
     Args:
         model: frozen parameters are left out, shared ones counted once.
-        base_lr: learning rate of everything that no pattern names.
+        base_lr: learning rate of parameters that match no pattern.
         weight_decay: of all parameters. The DETR papers decay norms and biases like everything else.
-        lr_multipliers: pattern to factor. A pattern is one or several whole components of a parameter's
-            dotted name: ``sampling_offsets`` takes ``decoder.0.attn.sampling_offsets.weight``. The first
-            that fits wins.
-        layer_decay: module to factor, ``{"backbone": 0.8}``: the rate of the module's last layer stays, that of each
-            layer before it is multiplied by the factor once more, as ViTDet does. A layer is a numbered block
+        lr_multipliers: pattern to factor. A pattern is one or more complete components of a parameter's
+            dotted name: ``sampling_offsets`` matches ``decoder.0.attn.sampling_offsets.weight``. The first
+            match wins.
+        layer_decay: module to factor, ``{"backbone": 0.8}``: the rate of the module's last layer is kept, and that of
+            each earlier layer is multiplied by one more factor, as in ViTDet. A layer is a numbered block
             (``res3.1``, ``blocks.7``, ``stages_2.blocks.5``), or an embedding or stem before the first one.
-        weight_decay_norm: another weight decay for the parameters of normalisation layers; None for the same.
+        weight_decay_norm: weight decay of the parameters of normalisation layers; None for ``weight_decay``.
 
     Returns:
-        Groups with ``params``, ``lr`` and ``weight_decay``, in the order in which the model names them.
+        Groups with ``params``, ``lr`` and ``weight_decay``, in the order of the model's parameters.
 
     Raises:
         UserError: a pattern or a module of ``layer_decay`` names no parameter (of this model, trainable or not).
@@ -75,7 +75,7 @@ def get_param_groups(
 
 
 def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:
-    """The factor of each parameter of the modules that ``layer_decay`` names."""
+    """The factor of each parameter in the modules that ``layer_decay`` names."""
     factors: dict[str, float] = {}
     for module, decay in layer_decay.items():
         depths: dict[str, int] = {}
@@ -85,7 +85,7 @@ def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[s
                 layer = _LAYER.match(name.removeprefix(f"{module}."))
                 if layer and not any(known.startswith(layer[0]) for known in layers[-1:]):
                     layers.append(layer[0])
-                depths[name] = len(layers)  # what is in no block belongs to the one before it
+                depths[name] = len(layers)  # a parameter outside all blocks belongs to the preceding one
         if not depths:
             raise UserError(f"layer_decay: no parameter is in a module {module!r}")
         factors |= {name: decay ** (len(layers) - depth) for name, depth in depths.items()}
@@ -106,19 +106,19 @@ def step_schedule(
     Args:
         milestones: where the rate is multiplied by ``gamma``, in the unit of ``total``.
         total: length of the run in the unit of the milestones: 50 (epochs), 90000 (iterations) or 1.0
-            (shares).
+            (fractions).
         max_iter: length of the run in iterations.
         gamma: factor at each milestone.
-        warmup_iters: iterations of linear warm-up; 0 for none, as the DETR recipes have it.
+        warmup_iters: iterations of linear warm-up; 0 for none, as in the DETR recipes.
         warmup_factor: multiplier of the first iteration when there is a warm-up.
 
     Raises:
-        UserError: milestones that do not rise or lie outside ``(0, total)``.
+        UserError: milestones that do not increase or lie outside ``(0, total)``.
     """
     milestones = [float(m) for m in milestones]
     if milestones != sorted(set(milestones)) or any(not 0 < m < total for m in milestones):
         raise UserError(f"lr_multiplier: milestones={milestones} must rise and lie between 0 and total={total}")
-    # Steps that a very short run rounds to its first or past its last iteration do not happen in it.
+    # Milestones that a very short run rounds to its first or past its last iteration are dropped.
     steps = [step for m in milestones if 0 < (step := round(m / total * max_iter)) < max_iter]
     values = {step: gamma ** (number + 1) for number, step in enumerate(steps)}
     schedule: ParamScheduler = _Constant()
@@ -130,7 +130,7 @@ def step_schedule(
 
 
 class _Constant(ParamScheduler):
-    """1 throughout; fvcore's constant refuses ``where == 1``, which Detectron2 asks for at the end."""
+    """Always 1; fvcore's constant schedule rejects ``where == 1``, which Detectron2 evaluates at the end."""
 
     def __call__(self, where: float) -> float:
         return 1.0

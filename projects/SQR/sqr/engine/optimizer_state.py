@@ -1,4 +1,4 @@
-"""An optimizer's state by parameter names: resumed with the config's settings, whatever its groups."""
+"""Loads an optimizer's state by parameter names, with the config's settings and groups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCHEDULED = ("params", "lr", "initial_lr")
 
 
 def check_settings(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse learning rates and weight decays that are not finite or negative.
+    """Reject learning rates and weight decays that are negative or not finite.
 
     Raises:
         UserError: the first such value.
@@ -39,20 +39,20 @@ def names_of_groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[
 def restore(
     optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], saved_names: list[list[str]] | None, model: nn.Module
 ) -> None:
-    """Load a checkpoint's state (moments, step counts) and keep the optimizer's own settings, which are the config's.
+    """Load a checkpoint's state (moments, step counts) and keep the optimizer's settings, which are the config's.
 
     Learning rates, weight decays, betas and multipliers of the config apply, and groups may differ from the
-    checkpoint's; what changed is logged.
+    checkpoint's; changes are logged.
 
     Args:
-        optimizer: as the config makes it.
+        optimizer: built from the config.
         saved: its ``state_dict`` in the checkpoint.
-        saved_names: what :func:`names_of_groups` returned when it was saved; None for checkpoints of older versions,
-            whose groups must be the config's.
-        model: whose parameters it steps.
+        saved_names: the result of :func:`names_of_groups` when it was saved; None for checkpoints of older versions,
+            whose groups must equal the config's.
+        model: whose parameters it updates.
 
     Raises:
-        UserError: the checkpoint is of another kind of optimizer, or of other trainable parameters.
+        UserError: the checkpoint is of a different optimizer class, or of other trainable parameters.
     """
     own_names = names_of_groups(optimizer, model)
     old_sizes = [len(group["params"]) for group in saved["param_groups"]]
@@ -87,7 +87,7 @@ def restore(
     _log_changes(optimizer, own_names, saved, saved_names)
     full = optimizer.state_dict()
     for group in full["param_groups"]:
-        group["initial_lr"] = group["lr"]  # what the schedule multiplies
+        group["initial_lr"] = group["lr"]  # the base rate of the schedule
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
 
 

@@ -14,7 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 class ProgressLine(HookBase):
     """Iterations, time left and loss on the terminal's last row; log lines scroll above it.
 
-    Where stderr is no terminal there is no such line, and the log is all that is printed.
+    If stderr is not a terminal, only the log is printed.
     """
 
     def __init__(self):

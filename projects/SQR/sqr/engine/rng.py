@@ -1,13 +1,12 @@
-"""Random numbers as a function of (seed, position): what makes a resumed run the same run.
+"""Random numbers as a function of (seed, position), which makes resumed runs exact.
 
-Three streams are drawn from, and none has a state that could be lost:
+There are three streams, none of which has a state that could be lost:
 
-* an image's augmentation is seeded with (seed, position of the sample in the run), in whatever process it
-  runs;
-* a training step (dropout and the like) is seeded with (seed, iteration, rank) before it starts, so that
-  whatever ran between two steps (an evaluation, a checkpoint) does not reach it;
-* the groups that a step recollects, where its plan draws them, follow from (seed, iteration): every process draws
-  the same.
+* an image's augmentation is seeded with (seed, position of the sample in the run), independent of the process it
+  runs in;
+* a training step (dropout etc.) is seeded with (seed, iteration, rank) before it starts, so that
+  anything between two steps (an evaluation, a checkpoint) does not affect it;
+* the draw of a sampled plan depends on (seed, iteration): every process draws the same.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_STEP, _SAMPLE, _EPOCH, _PLAN = 1, 2, 3, 4  # streams of the same seed that must not coincide
+_STEP, _SAMPLE, _EPOCH, _PLAN = 1, 2, 3, 4  # distinguish streams of the same seed
 
 
 def _derive(seed: int, stream: int, *numbers: int) -> int:
-    """A 63-bit seed from numbers, well mixed: neighbours give unrelated streams."""
+    """A well-mixed 63-bit seed from numbers: similar inputs give unrelated streams."""
     low, high = np.random.SeedSequence([seed, stream, *numbers]).generate_state(2, np.uint32)
     return (int(high) & 0x7FFFFFFF) << 32 | int(low)
 
@@ -41,7 +40,7 @@ def seed_step(seed: int, iteration: int, rank: int) -> None:
 
 
 def plan_draw(seed: int, iteration: int) -> int:
-    """Which draw of a sampled recollection plan a training step runs, the same on every process."""
+    """The number of the draw of a sampled plan in a training step, the same on every process."""
     return _derive(seed, _PLAN, iteration)
 
 
@@ -53,12 +52,12 @@ def epoch_permutation(seed: int, epoch: int, size: int) -> torch.Tensor:
 
 @contextmanager
 def seeded_sample(seed: int, position: int) -> Iterator[None]:
-    """Seed python, numpy and torch's CPU generator for one sample; put their states back afterwards."""
+    """Seed python, numpy and torch's CPU generator for one sample; restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     value = _derive(seed, _SAMPLE, position)
     random.seed(value)
     np.random.seed(value % 2**32)
-    # Not torch.manual_seed: that would reseed the accelerators too, and they are not put back.
+    # Not torch.manual_seed: that would also reseed the accelerators, whose states are not restored.
     torch.default_generator.manual_seed(value)
     try:
         yield

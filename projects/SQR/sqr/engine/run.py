@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class BaseLRScheduler(hooks.LRScheduler):
     """Detectron2's hook, reporting the highest learning rate rather than that of the largest group.
 
-    With a multiplier on the backbone the largest group may be the backbone, and the logged rate a tenth of
+    With a multiplier on the backbone, the largest group may be the backbone, whose rate is a tenth of
     ``optimizer.lr``.
     """
 
@@ -115,9 +115,9 @@ def build_trainer(cfg: DictConfig, model: nn.Module) -> Trainer:
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's hook, whose ``max_to_keep`` also counts what a resumed run finds in the folder.
+    """Detectron2's hook, whose ``max_to_keep`` also counts checkpoints that a resumed run finds in the folder.
 
-    An older checkpoint is deleted only once an iteration with the newer one's weights gave a finite loss.
+    An older checkpoint is deleted only after an iteration with the newer one's weights gave a finite loss.
     """
 
     def before_train(self) -> None:
@@ -152,8 +152,8 @@ def train(cfg: DictConfig, args: argparse.Namespace, do_test: Callable[[DictConf
 
     Raises:
         TrainingInterrupted: stopped by a signal; a checkpoint was saved.
-        UserError: another process trains into the folder, or whatever else ended it; what was done is saved where it
-            can be.
+        UserError: another process trains into the folder, or another error ended the training; completed work is
+            saved if possible.
     """
     with locked(cfg.train.output_dir) if comm.is_main_process() else nullcontext() as lock:
         return _train(cfg, args, do_test, lock)
@@ -185,7 +185,7 @@ def _train(
     metrics = MetricsHook(cfg.train.output_dir, cfg.train.log_period, history)
     evaluation = EvaluationHook(cfg.train.eval_period, run_evaluation, history)
     best = _best_checkpoint(cfg, model, averaged, history)
-    # What saves comes before what may fail; what decides on an evaluation comes after it.
+    # Hooks that save come before hooks that may fail; hooks that depend on an evaluation come after it.
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -256,7 +256,7 @@ def _log_length(cfg: DictConfig, loader: TrainLoader | ForeignLoader) -> None:
 def evaluate_with_ema(
     cfg: DictConfig, model: nn.Module, ema: ModelEMA | None, do_test: Callable[[DictConfig, nn.Module], dict]
 ) -> dict:
-    """``do_test`` of the model, and of its average as ``ema``, whose files go to ``OUTPUT/ema``."""
+    """Run ``do_test`` on the model, and on its average as ``ema`` with files in ``OUTPUT/ema``."""
     results = dict(do_test(cfg, model) or {})
     if ema is not None:
         logger.info("Evaluating the averaged weights: ema/...")
@@ -269,7 +269,7 @@ def evaluate_with_ema(
 
 
 def build_ema(cfg: DictConfig, model: nn.Module) -> ModelEMA | None:
-    """The average that ``train.ema`` describes, or None."""
+    """The average configured by ``train.ema``, or None."""
     options = dict(cfg.train.get("ema") or {"enabled": False})
     return ModelEMA(unwrap(model), **options) if options.pop("enabled") else None
 
@@ -303,7 +303,7 @@ def _writers(cfg: DictConfig) -> list[EventWriter]:
 def _load(
     cfg: DictConfig, args: argparse.Namespace, model: nn.Module, trainer: Trainer, checkpointer: Checkpointer
 ) -> int:
-    """Load what the run starts from and return its first iteration."""
+    """Load initial weights or a checkpoint and return the first iteration."""
     if args.resume and checkpointer.has_checkpoint():
         left = checkpointer.resume()
         ema = checkpointer.checkpointables.get("ema")
@@ -321,7 +321,7 @@ def _load(
 
 
 def has_weights(cfg: DictConfig) -> bool:
-    """Whether a config names trained weights: a checkpoint, or a ``transformers`` model, which brings its own."""
+    """Whether a config names trained weights: a checkpoint, or a pretrained ``transformers`` model."""
     return bool(cfg.train.init_checkpoint) or bool(cfg.model.get("pretrained"))
 
 
@@ -329,7 +329,7 @@ def run_eval_only(cfg: DictConfig, do_test: Callable[[DictConfig, nn.Module], di
     """Evaluate ``train.init_checkpoint`` and add the results to ``OUTPUT/metrics.json``.
 
     Raises:
-        UserError: no checkpoint is given, or it does not hold the whole model.
+        UserError: no checkpoint is given, or it does not contain the whole model.
     """
     if not has_weights(cfg):
         raise UserError("--eval-only needs the weights to evaluate: train.init_checkpoint=PATH")

@@ -1,4 +1,4 @@
-"""A run's output folder: one process at a time, and an earlier run in it is moved aside, not overwritten."""
+"""A run's output folder: used by one process at a time; an earlier run in it is moved aside, not overwritten."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _LOCK = ".lock"
 
 
 class FolderTakenError(UserError):
-    """Another run has taken the folder: nothing more may be written to it."""
+    """Another run uses the folder now: nothing more may be written to it."""
 
 
 class FolderCheck(HookBase):
     """Ends a training whose folder was removed or emptied, or was taken by another run after that.
 
-    A removed folder is no reason to lose the work: after the error a checkpoint is saved in a new folder of that name.
+    After the error for a removed folder, a checkpoint is saved in a new folder of that name.
 
     Args:
         folder: the run's, with its ``config.yaml``.
-        lock: what :func:`locked` gave.
+        lock: from :func:`locked`.
     """
 
     def __init__(self, folder: str | os.PathLike, lock: int):
@@ -60,7 +60,7 @@ class FolderCheck(HookBase):
 
 @contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[int]:
-    """Hold the lock of a run's folder, yielding the lock's descriptor; the system releases it however the process ends.
+    """Hold the lock of a run's folder and yield its descriptor; the system releases it however the process ends.
 
     Raises:
         UserError: another process trains into this folder, or it cannot be written.
@@ -71,7 +71,7 @@ def locked(folder: str | os.PathLike) -> Iterator[int]:
     with file:
         if fcntl is not None:
             try:
-                # A record lock is the process's own: loader workers, which inherit the file, do not keep it.
+                # A record lock belongs to the process: loader workers, which inherit the file, do not keep it.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
@@ -87,10 +87,10 @@ def locked(folder: str | os.PathLike) -> Iterator[int]:
 
 
 def set_aside_earlier_run(folder: str | os.PathLike) -> Path | None:
-    """Move the files of a run that is in the folder to ``earlier_1`` (2, 3, ...) in it.
+    """Move the files of an earlier run in the folder to ``earlier_1`` (2, 3, ...).
 
     Returns:
-        The new place; None where there was no checkpoint in the folder.
+        The new path; None if there was no checkpoint in the folder.
     """
     folder = Path(folder)
     if not (folder / "last_checkpoint").exists() and not any(folder.glob("model_*.pth")):

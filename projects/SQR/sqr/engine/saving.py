@@ -1,4 +1,4 @@
-"""Runs the training loop so that no completed work is lost: not by a signal, not by an error."""
+"""Runs the training loop so that neither a signal nor an error loses completed work."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def run_and_save(trainer: Trainer, checkpointer: Checkpointer, max_iter: int) -> None:
-    """Train from ``trainer.completed + 1`` to ``max_iter``; save where a checkpoint hook did not.
+    """Train from ``trainer.completed + 1`` to ``max_iter``; save if a checkpoint hook did not.
 
     Raises:
         TrainingInterrupted: stopped by a signal; a checkpoint was saved.
-        UserError: an error of the user's or of the disk; the completed iterations are saved, where that is possible.
+        UserError: an error that the user can fix; the completed iterations are saved if possible.
     """
     try:
         trainer.train(trainer.completed + 1, max_iter)
@@ -56,7 +56,7 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
         if checkpointer.saved_iteration != trainer.completed:
             _save(trainer, checkpointer)
         try:
-            comm.synchronize()  # no process leaves before the checkpoint is there
+            comm.synchronize()  # no process leaves before the checkpoint is written
         except RuntimeError as error:
             if (lost := machine_failure(error)) is None:
                 raise
@@ -69,7 +69,7 @@ def _interrupted(stop: TrainingStopped, trainer: Trainer, checkpointer: Checkpoi
 
 
 def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
-    """Save what was done since the last checkpoint after an error; return what to say of it."""
+    """Save the work since the last checkpoint after an error; return a message about it."""
     done = trainer.completed + 1
     again = f". The {done} iterations done are saved: resume with --resume"
     if done == trainer.start_iter or not comm.is_main_process():
@@ -81,7 +81,7 @@ def _rescue(trainer: Trainer, checkpointer: Checkpointer) -> str:
     try:
         with _undisturbed():
             _save(trainer, checkpointer)
-    except Exception as error:  # must not hide the first one
+    except Exception as error:  # must not hide the original error
         logger.warning("The iterations since the last checkpoint could not be saved: %s", one_line(error))
         return _resume_from(checkpointer)
     return again
@@ -93,7 +93,7 @@ def _resume_from(checkpointer: Checkpointer) -> str:
 
 
 def _after_divergence(trainer: Trainer, checkpointer: Checkpointer) -> str:
-    """Keep the last weights that gave a finite loss, and say what to change: unchanged, the run diverges again."""
+    """Keep the last weights that gave a finite loss, and say what to change, since the run would diverge again."""
     rate = max(group.get("initial_lr", group["lr"]) for group in trainer.optimizer.param_groups)
     last = checkpointer.withdraw(trainer.completed)
     change = f"a lower optimizer.lr (the highest rate is {rate:.3g}) or a smaller train.clip_grad.max_norm"
@@ -108,7 +108,7 @@ def _save(trainer: Trainer, checkpointer: Checkpointer) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Where SIGTERM is not obeyed: a launcher sends it to all processes as soon as one has failed."""
+    """Ignore SIGTERM inside this context: a launcher sends it to all processes as soon as one has failed."""
     try:
         old = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except ValueError:  # not the main thread: the embedding program handles signals

@@ -38,7 +38,7 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     """
     output_dir = Path(cfg.train.output_dir)
     if not args.eval_only and (cfg.train.get("wandb") or {}).get("enabled"):
-        import_wandb()  # its absence is found before anything is loaded
+        import_wandb()  # report a missing package before anything is loaded
     earlier = None
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
@@ -71,12 +71,12 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 
 def record_config(cfg: DictConfig) -> None:
-    """Write ``config.yaml``: what the run uses, on resuming after the checkpoint was loaded."""
+    """Write ``config.yaml`` with the settings in use; on resuming, after the checkpoint was loaded."""
     save_config(cfg, str(Path(cfg.train.output_dir) / "config.yaml"), header=describe_run())
 
 
 def describe(cfg: DictConfig) -> dict[str, object]:
-    """What a checkpoint says of its run, enough to predict with the file: the recorded config and the class names."""
+    """What a checkpoint stores about its run, sufficient for prediction: the recorded config and the class names."""
     text = (Path(cfg.train.output_dir) / "config.yaml").read_text()
     return {"config": text, "class_names": class_names(cfg) or []}
 
@@ -88,7 +88,7 @@ def class_names(cfg: DictConfig) -> list[str] | None:
 
 
 def describe_run() -> str:
-    """The command, the versions and the git state of a run, a line each."""
+    """The command, the versions and the git state of a run, one per line."""
     versions = [f"sqr {sqr.__version__}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision")]
     versions += [f"detectron2 {detectron2.__version__}", f"Python {platform.python_version()}"]
@@ -101,7 +101,7 @@ def describe_environment() -> str:
 
 
 def git_state() -> str:
-    """The commit of the package's checkout, followed by "with changes" where there are uncommitted ones."""
+    """The commit of the package's checkout, followed by "with changes" if there are uncommitted ones."""
     folder = Path(sqr.__file__).parent
 
     def git(*command: str) -> str:

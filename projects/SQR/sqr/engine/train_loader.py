@@ -1,4 +1,4 @@
-"""The training data loader: Detectron2's interface, and a stream that can be entered at any sample.
+"""The training data loader: Detectron2's interface, and a stream that can start at any sample.
 
 Detectron2's own loader is one endless stream seeded once; a resumed run starts it from the beginning. Here
 sample ``p`` of a run (p = 0, 1, 2, ...; all processes together) is a pure function of (seed, p): its image
@@ -31,7 +31,7 @@ from .rng import epoch_permutation, seeded_sample
 
 logger = logging.getLogger(__name__)
 
-_MAX_SKIPS = 20  # how many images in a row a mapper may refuse (return None)
+_MAX_SKIPS = 20  # how many consecutive images a mapper may skip (return None)
 
 
 def build_train_loader(
@@ -48,13 +48,13 @@ def build_train_loader(
     pin_memory: bool = False,
     prefetch_factor: int | None = None,
 ) -> TrainLoader:
-    """Takes the place of ``detectron2.data.build_detection_train_loader`` in a config.
+    """Replaces ``detectron2.data.build_detection_train_loader`` in a config.
 
     Args:
         dataset: dataset dicts (``get_detection_dataset_dicts``) or a map-style dataset of them.
         mapper: dataset dict to model input, e.g. ``DatasetMapper``; None as a result means "take another
             image".
-        total_batch_size: images an iteration, all processes together.
+        total_batch_size: images per iteration, over all processes.
         aspect_ratio_grouping: only batch wide images with wide ones; needs ``width`` and ``height`` in the
             dicts.
         num_workers: loader processes of each training process; 0 loads in the training process itself.
@@ -62,7 +62,7 @@ def build_train_loader(
         seed: of the order and of augmentations. The trainer sets it from ``train.seed``.
         collate_fn: list of mapped samples to a batch; the list itself by default.
         repeat_threshold: oversample images of categories that are in fewer than this share of the images, by the
-            repeat factors of LVIS (Gupta et al., 2019); 0 draws all images alike. Needs dataset dicts.
+            repeat factors of LVIS (Gupta et al., 2019); 0 draws all images equally often. Needs dataset dicts.
         pin_memory, prefetch_factor: of PyTorch's DataLoader. Workers live as long as the training, so there is no
             ``persistent_workers``.
 
@@ -90,7 +90,7 @@ def build_train_loader(
 
 
 class TrainLoader:
-    """An endless iterable of batches, from the one that :meth:`start_at` names."""
+    """An endless iterable of batches, starting at the sample set by :meth:`start_at`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class TrainLoader:
         self.first_sample = 0
 
     def start_at(self, sample: int, *, seed: int) -> None:
-        """Make the next iteration over the loader begin after ``sample`` samples of the run."""
+        """Start the next iteration over the loader after ``sample`` samples of the run."""
         self.first_sample, self.seed = int(sample), int(seed)
 
     def __iter__(self) -> Iterator[Any]:
@@ -144,7 +144,7 @@ class TrainLoader:
             prefetch_factor=self.prefetch_factor,
             collate_fn=_as_list,
             worker_init_fn=_outlive_stop_signals,
-            # A generator of its own: the default one would take a number from the training process's stream.
+            # A separate generator: the default one would draw from the training process's stream.
             generator=torch.Generator().manual_seed(self.seed),
         )
         for batch in batches_of(loader):
@@ -155,7 +155,7 @@ class TrainLoader:
 
 
 def batches_of(loader: Iterable[list]) -> Iterator[list]:
-    """The batches of a loader; the end of one of its processes is a UserError."""
+    """The batches of a loader; the death of one of its processes is a UserError."""
     try:
         yield from loader
     except (RuntimeError, ConnectionError, EOFError) as error:
@@ -168,7 +168,7 @@ def batches_of(loader: Iterable[list]) -> Iterator[list]:
 class ForeignLoader:
     """Any other endless iterable of batches, such as that of Detectron2's ``build_detection_train_loader``.
 
-    It cannot be entered at a sample: a resumed training has exact weights and optimizer state, but sees other images.
+    It cannot start at a given sample: a resumed training has exact weights and optimizer state, but sees other images.
     """
 
     def __init__(self, loader: Iterable, *, total_batch_size: int):
@@ -177,7 +177,7 @@ class ForeignLoader:
         self.total_batch_size = total_batch_size
 
     def start_at(self, sample: int, *, seed: int) -> None:
-        """Say that the position is not restored."""
+        """Warn that the position is not restored."""
         if sample:
             logger.warning(
                 "dataloader.train is a %s, which cannot be entered at sample %d: the resumed run draws other images "
@@ -195,12 +195,12 @@ class PositionSampler(Sampler):
 
     Args:
         size: number of images in the dataset.
-        batch_size: images an iteration in this process.
+        batch_size: images per iteration in this process.
         seed, shuffle: of the order of each pass.
-        first_sample: how many samples of the run (all processes) were already used.
-        wide: ``(size,)`` bool to batch wide and tall images apart, or None.
-        repeats: ``(size,)`` repeat factors, or None to draw all images alike.
-        rank, world_size: which positions are this process's.
+        first_sample: number of samples of the run (all processes) already used.
+        wide: ``(size,)`` bool to batch wide and tall images separately, or None.
+        repeats: ``(size,)`` repeat factors, or None to draw all images equally often.
+        rank, world_size: determine the positions of this process.
     """
 
     def __init__(
@@ -243,14 +243,14 @@ class PositionSampler(Sampler):
             yield (order[index] if order else index), position
 
     def _order(self, epoch: int) -> list[int]:
-        """Dataset indices of one pass; with repeat factors image ``i`` stands in it ``size * share_i`` times, rounded
+        """Dataset indices of one pass; with repeat factors image ``i`` occurs ``size * share_i`` times, rounded
         up or down."""
         permutation = epoch_permutation(self.seed, epoch, self.size)
         if self.repeats is None:
             return permutation.tolist()
         # Systematic sampling in a random order of the images, then shuffled.
         ends = np.cumsum(self.repeats[permutation]) * (self.size / self.repeats.sum())
-        start = epoch * 0.6180339887 % 1  # another offset in every pass
+        start = epoch * 0.6180339887 % 1  # a different offset in every pass
         drawn = permutation[np.minimum(np.searchsorted(ends, np.arange(self.size) + start, "right"), self.size - 1)]
         return drawn[epoch_permutation(self.seed + 1, epoch, self.size)].tolist()
 
@@ -267,8 +267,8 @@ class PositionSampler(Sampler):
 class SeededDataset(Dataset):
     """Maps ``(index, position)`` to the mapped sample, all randomness seeded with (seed, position).
 
-    An unreadable image comes back as a marker that :class:`TrainLoader` raises in the training process: an
-    exception in a worker would reach the user as a page of traceback.
+    An unreadable image is returned as a marker that :class:`TrainLoader` raises in the training process: an
+    exception in a worker would reach the user as a long traceback.
     """
 
     def __init__(self, dataset: Dataset, mapper: Callable[[dict], dict | None], seed: int):
@@ -284,7 +284,7 @@ class SeededDataset(Dataset):
                 sample = self.dataset[index]
                 try:
                     mapped = self.mapper(sample)
-                except UserError as error:  # says it all, as sqr.data's mapper does
+                except UserError as error:  # complete message from sqr.data's mapper
                     return _Unreadable(one_line(error))
                 # A missing file, one that PIL cannot read, a truncated PNG, a size that is not the
                 # annotated one.
@@ -307,8 +307,8 @@ def _as_list(samples: list) -> list:
 
 
 def _outlive_stop_signals(worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group, and the training process, which decides
-    # when to end, still needs batches. A worker that nobody ends does so itself after a while.
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group, but the training process, which decides
+    # when to end, still needs batches. An orphaned worker ends by itself after a while.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(20))

@@ -25,12 +25,12 @@ from .train_loader import TrainLoader
 
 logger = logging.getLogger(__name__)
 
-# Ctrl-C, the end of a job, and the warning that a scheduler sends before it (Slurm: --signal=USR1@180).
+# Ctrl-C, the end of a job, and the warning that a scheduler sends before the end (Slurm: --signal=USR1@180).
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class TrainingStopped(Exception):
-    """Raised in the loop, between two iterations, once a stop signal came in."""
+    """Raised in the loop, between two iterations, after a stop signal was received."""
 
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
@@ -40,28 +40,28 @@ class TrainingStopped(Exception):
 class Trainer(SimpleTrainer):
     """Train a model that returns a dict of weighted scalar losses.
 
-    Each iteration moves one vector to the host: all losses, the gradient norm and the stop flag, after the
-    backward pass was queued and before the weights change, so that a non-finite loss never reaches the
+    Each iteration copies one vector to the host (all losses, the gradient norm and the stop flag) after
+    queueing the backward pass and before changing the weights, so that a non-finite loss never reaches the
     weights.
 
     Args:
         model: in training mode, on its device; possibly wrapped for several processes.
         data_loader: from :func:`sqr.engine.build_train_loader`.
-        optimizer: stepped once an iteration.
-        seed: of the samples' and the steps' random numbers.
+        optimizer: stepped once per iteration.
+        seed: of the random numbers of samples and steps.
         max_grad_norm: clip the gradients' global norm to this; None for no clipping.
         norm_type: of the global norm.
         amp_dtype: run the forward pass under autocast with this dtype; None for full precision.
-        accumulation_steps: feed a batch in this many parts of equal size, one after the other, and step the optimizer
-            once. The model gets ``batch_totals``, the objects and images of all parts, with each part, so that the
-            losses of the parts add up to those of the batch fed at once.
+        accumulation_steps: process a batch in this many parts of equal size, one after the other, and step the
+            optimizer once. With each part the model gets ``batch_totals``, the objects and images of all parts, so
+            that the losses of the parts add up to those of the whole batch.
 
     Attributes:
-        completed: the last iteration whose step was taken; -1 before the first.
+        completed: the last completed iteration; -1 before the first.
         mid_step: a forward pass of an unfinished iteration has begun, so that running statistics (BatchNorm) are not
             those of ``completed``.
-        mid_update: an optimizer step or an average is under way, or was ended by an error: weights and moments are
-            those of no iteration and must not be saved.
+        mid_update: an optimizer step or an average is in progress, or was interrupted by an error: weights and moments
+            are inconsistent and must not be saved.
         stop_early: set by a hook to end the training after this iteration.
     """
 
@@ -109,7 +109,7 @@ class Trainer(SimpleTrainer):
         """Run iterations ``start_iter`` to ``max_iter - 1``.
 
         Raises:
-            TrainingStopped: SIGINT, SIGTERM or SIGUSR1 came in; ``self.iter`` is the last finished iteration.
+            TrainingStopped: SIGINT, SIGTERM or SIGUSR1 was received; ``self.iter`` is the last finished iteration.
         """
         logger.info("Training from iteration %d to %d", start_iter, max_iter)
         self.data_loader.start_at(self.samples_seen, seed=self.seed)
@@ -139,12 +139,12 @@ class Trainer(SimpleTrainer):
                 self._close_loader()
 
     def after_train(self) -> None:
-        self.storage.iter = max(self.completed, 0)  # results of the end are those of the last iteration
+        self.storage.iter = max(self.completed, 0)  # final results belong to the last iteration
         for hook in self._hooks:
             hook.after_train()
 
     def _end_hooks(self) -> None:
-        """End every hook after an error, which a second failure must not hide."""
+        """End every hook after an error; further failures must not hide it."""
         self.storage.iter = max(self.completed, 0)
         for hook in self._hooks:
             try:
@@ -153,7 +153,7 @@ class Trainer(SimpleTrainer):
                 logger.warning("%s, at the end: %s", type(hook).__name__, one_line(error))
 
     def _close_loader(self) -> None:
-        """End the loader's worker processes now, not when the last reference to them goes."""
+        """End the loader's worker processes now instead of with the last reference to them."""
         if self._data_loader_iter_obj is not None:
             self._data_loader_iter_obj.close()
             self._data_loader_iter_obj = None
@@ -184,13 +184,13 @@ class Trainer(SimpleTrainer):
 
     @contextmanager
     def updating(self) -> Iterator[None]:
-        """Within this context weights or averages change; ``mid_update`` stays set where an error ends it."""
+        """Inside this context weights or averages change; ``mid_update`` stays set if an error ends it."""
         self.mid_update = True
         yield
         self.mid_update = False
 
     def _forward_and_backward(self, data: list[dict]) -> dict[str, Tensor]:
-        """Accumulate gradients part after part; return the sums of the parts' losses, detached."""
+        """Accumulate the gradients of all parts; return the sums of the parts' losses, detached."""
         sums: dict[str, Tensor] = {}
         parts, totals = self._parts(data)
         for number, part in enumerate(parts, start=1):
@@ -212,7 +212,7 @@ class Trainer(SimpleTrainer):
         return parts, BatchTotals(objects, len(data))
 
     def _local_gradients(self) -> AbstractContextManager:
-        """Where gradients stay in this process until the last part of a batch."""
+        """Context in which gradients are not synchronized, for all but the last part of a batch."""
         return self.model.no_sync() if comm.get_world_size() > 1 else nullcontext()
 
     def _forward(self, data: list[dict], totals: BatchTotals | None) -> dict[str, Tensor]:
@@ -251,7 +251,7 @@ class Trainer(SimpleTrainer):
     def _check_finite(self, own_total: float, metrics: dict[str, float], data: list[dict]) -> None:
         kind = NonFiniteError
         if math.isfinite(sum(v for k, v in metrics.items() if k != "grad_norm")):
-            # Half precision: the scaler skips the step and lowers its scale when gradients overflow.
+            # In half precision the scaler skips the step and lowers its scale if gradients overflow.
             if math.isfinite(metrics["grad_norm"]) or self.grad_scaler.is_enabled():
                 return
             what = "the gradients are not finite though every loss is"
@@ -269,7 +269,7 @@ class Trainer(SimpleTrainer):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within this context a stop signal is obeyed at once: for an evaluation between two iterations."""
+        """Inside this context a stop signal takes effect immediately: for an evaluation between two iterations."""
         if self._stop_signal is not None and comm.get_world_size() == 1:
             raise TrainingStopped(self._stop_signal)
         self._interruptible = True

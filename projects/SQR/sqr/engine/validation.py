@@ -28,7 +28,7 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
 
     Raises:
         NonFiniteError: a weight, a score or a box is not finite.
-        UserError: the test data cannot be used, or an image of it cannot be read.
+        UserError: the test data cannot be used, or one of its images cannot be read.
     """
     if cfg.dataloader.get("evaluator") is None:
         logger.info("Nothing to evaluate: the config has no dataloader.evaluator")
@@ -49,7 +49,7 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> dict:
 
 
 def _of_worker(error: Exception) -> str:
-    """The text of an exception; of the page that a loader's worker process makes of it, the last line."""
+    """The text of an exception; of a loader worker's traceback, the last line."""
     lines = str(error).strip().splitlines()
     if len(lines) > 1 and lines[0].startswith("Caught "):
         return re.sub(r"^[\w.]+: ", "", lines[-1])

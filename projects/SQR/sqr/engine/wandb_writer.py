@@ -1,4 +1,4 @@
-"""Numbers and pictures to Weights & Biases, where ``train.wandb.enabled`` asks for it."""
+"""Writes numbers and pictures to Weights & Biases if ``train.wandb.enabled`` is set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .writers import NewScalars
 
 
 def import_wandb() -> ModuleType:
-    """The package ``wandb``, which is optional.
+    """Import the optional package ``wandb``.
 
     Raises:
         UsageError: it is not installed.
@@ -31,14 +31,14 @@ def import_wandb() -> ModuleType:
 class WandbWriter(EventWriter):
     """Writes scalars, smoothed as for TensorBoard, and pictures.
 
-    To stand before TensorBoard's writer, which clears the pictures.
+    Must come before TensorBoard's writer, which clears the pictures.
 
     The run's id is kept as ``OUTPUT/wandb_id.txt``, so that a resumed training continues the same curves.
 
     Args:
         output_dir: of the run.
         config: plain containers, shown with the run.
-        project: where the run is filed.
+        project: of the run.
         name: of the run; the output folder's name when None.
         window_size: of the median.
     """

@@ -1,4 +1,4 @@
-"""Where numbers go: a readable console line, JSON lines and TensorBoard."""
+"""Writers: a readable console line, JSON lines and TensorBoard."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def default_writers(output_dir: str, max_iter: int, more: Sequence[EventWriter] 
 
 
 class NewScalars:
-    """The scalars of the event storage that the last call did not give.
+    """The scalars of the event storage that are new since the last call.
 
-    Judged scalar by scalar: the last evaluation belongs to an iteration whose losses have been written already, and
-    Detectron2's writers, which keep one iteration for all, would drop it.
+    Decided per scalar: the last evaluation belongs to an iteration whose losses were already written, and
+    Detectron2's writers, which track one iteration for all scalars, would drop it.
 
     Args:
         window_size: of the median.
@@ -56,7 +56,7 @@ class NewScalars:
 
 
 class TensorBoardWriter(TensorboardXWriter):
-    """Detectron2's writer, without its loss of the last evaluation (:class:`NewScalars`)."""
+    """Detectron2's writer, which does not drop the last evaluation (see :class:`NewScalars`)."""
 
     def __init__(self, log_dir: str):
         super().__init__(log_dir)
@@ -65,7 +65,7 @@ class TensorBoardWriter(TensorboardXWriter):
     def write(self) -> None:
         for name, value, iteration in self._new_scalars():
             self._writer.add_scalar(name, value, iteration)
-        self._last_write = get_event_storage().iter  # no scalar is new to Detectron2's part, which writes the pictures
+        self._last_write = get_event_storage().iter  # make Detectron2's part write only the pictures
         super().write()
 
 
@@ -74,8 +74,8 @@ class ConsoleWriter(CommonMetricPrinter):
 
     A model with six stages logs 18 losses, and all of them go to JSON and TensorBoard. The console shows
     the total, the sum over stages of each kind of loss (``loss_class/stage1`` is of kind ``class``) and
-    the last stage's sum; then the gradients' norm before clipping, the highest learning rate, the seconds an
-    iteration takes, the share of them spent waiting for data, and the peak memory.
+    the last stage's sum; then the gradients' norm before clipping, the highest learning rate, the seconds per
+    iteration, the share of them spent waiting for data, and the peak memory.
     """
 
     def __init__(self, max_iter: int):
@@ -85,7 +85,7 @@ class ConsoleWriter(CommonMetricPrinter):
     def write(self) -> None:
         storage = get_event_storage()
         if storage.iter in (self._max_iter, self._last_iter):
-            return  # training is over, or this iteration has its line: nothing new
+            return  # nothing new: training is over, or this iteration was printed
         self._last_iter = storage.iter
         eta = self._get_eta(storage)
         parts = [f"eta: {eta}"] if eta else []
@@ -132,9 +132,9 @@ def write_results(results: Mapping, output_dir: str, **extra: float | str) -> No
 class MetricsHook(HookBase):
     """Losses and rates in ``metrics.json``, a JSON line every ``period`` iterations.
 
-    To be registered before what saves: a checkpoint is never ahead of the file. A resumed run drops the lines of
-    iterations that it runs again, and torn ones, and adds evaluations that are missing, so the file ends up with the
-    lines of an uninterrupted run. Evaluations are written by their history.
+    To be registered before hooks that save, so that a checkpoint is never ahead of the file. A resumed run drops
+    incomplete lines and those of iterations that it repeats, and adds missing evaluations, so the file ends up with
+    the lines of an uninterrupted run. Evaluations are written by their history.
 
     Args:
         output_dir: of the run.
@@ -150,7 +150,7 @@ class MetricsHook(HookBase):
         self.restore(self.trainer.start_iter)
 
     def restore(self, start: int) -> None:
-        """Bring the file to what an uninterrupted run has before iteration ``start``."""
+        """Bring the file to the state of an uninterrupted run before iteration ``start``."""
         rows = [row for row in read_rows(self._path) if _is_before(row, start)]
         known = {row["iteration"] for row in rows if self._history.names() & set(row) and "iteration" in row}
         rows += [entry for entry in self._history.entries if entry["iteration"] not in known]

@@ -1,4 +1,4 @@
-"""One call from stored predictions to every number: AP by stage, fading, exacerbation, recoverable misses,
+"""The analysis of stored predictions: AP by stage, fading, exacerbation, recoverable misses,
 oracle."""
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ EPSILONS = (0.01, 0.05, 0.1)
 
 @dataclass
 class StageAnalysis:
-    """Every number about one set of predictions.
+    """All numbers about one set of predictions.
 
     Attributes:
-        predictions: the predictions, images in step with ``gt``.
+        predictions: the predictions, with images in the order of ``gt``.
         gt: the objects.
         stages: ``S`` dicts of AP in percent, as :func:`~sqr.evaluation.average_precision.coco_metrics` gives
             them.
         oracle: AP in percent of the best stage of each detection; None without query ids.
-        errors: fading and exacerbation, one entry an IoU threshold; empty without query ids.
-        epsilons: what counts as marginal.
+        errors: fading and exacerbation, one entry per IoU threshold; empty without query ids.
+        epsilons: margins below which a case is marginal.
         curves: ``S`` lists of class curves over all areas, kept for the bootstrap.
-        oracle_curves: the same for the oracle, one list a threshold; None without query ids.
+        oracle_curves: the same for the oracle, one list per threshold; None without query ids.
         chance: oracle AP by chance, see :mod:`.chance`; None without query ids.
         chance_curves: class curves of each draw of it, kept for the bootstrap.
-        complete: False where some images of the annotation file were left out.
+        complete: False if some images of the annotation file were left out.
     """
 
     predictions: StagePredictions
@@ -86,7 +86,7 @@ class StageAnalysis:
     def confusion(self) -> np.ndarray:
         """The last stage's confusion matrix, every class at its threshold of the highest F1.
 
-        A query counts once, with its best class, where it is known which query each detection came from.
+        If the query of each detection is known, a query counts once, with its best class.
         """
         predictions = self.predictions
         table = predictions.queries[-1] if len(predictions.queries[-1]) else predictions.detections[-1]
@@ -120,12 +120,12 @@ def analyze(
         coco_gt: a ``pycocotools.coco.COCO``, a path to an annotation file, or its dict.
         rate_ious: IoU thresholds of the fading and exacerbation rates.
         epsilons: a case is marginal when no earlier stage was better by this much, in score or in IoU.
-        max_dets: detections of an image and class that count for AP (COCO: 100).
+        max_dets: detections per image and class used for AP (COCO: 100).
         rate_max_dets: the same for the rates (released analysis code: 300).
-        chance_draws: random exchanges for the chance level of the oracle and of fading; 0 leaves it out.
+        chance_draws: random exchanges for the chance level of the oracle and of fading; 0 omits it.
         predicted_images_only: evaluate on the images that were predicted, for an interrupted run; by default
             images without predictions count as missed, as in the ordinary evaluation.
-        progress: called with a line of text before every step.
+        progress: called with a line of text before each step.
 
     Raises:
         ValueError: predictions for images or categories that the annotation file does not have.
@@ -240,8 +240,8 @@ def best_stage_histogram(cases: Cases) -> np.ndarray:
     """``(S,)`` at which stage the queries of last-stage true positives were best; entry ``S - 1`` is "the
     last".
 
-    The best stage is the one of highest score among the last one and those that were better by the definition
-    of fading; the later one of equals.
+    The best stage is the one with the highest score among the last one and those that were better by the definition
+    of fading; of equal scores, the later one.
     """
     gain = np.concatenate([np.where(cases.hit, cases.score_gain, -1.0), np.zeros((1, len(cases)))])
     best = len(gain) - 1 - np.argmax(gain[::-1], axis=0)

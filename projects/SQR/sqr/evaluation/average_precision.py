@@ -1,8 +1,8 @@
 """COCO average precision from matched detections, equal to pycocotools to the last bit, and under image
 weights.
 
-Weights are what makes the bootstrap cheap: drawing an image twice is giving its detections and objects weight
-two, so a resample needs no new matching and no new sorting. A detection of weight two stands for two adjacent
+Weights make the bootstrap cheap: drawing an image twice equals giving its detections and objects weight
+two, so a resample needs neither matching nor sorting. A detection of weight two stands for two adjacent
 equal detections, and the precision envelope over recall is the same for both.
 """
 
@@ -28,10 +28,10 @@ class ClassCurve:
     Attributes:
         image: ``(n,)`` image position.
         score: ``(n,)`` what they are sorted by.
-        rank: ``(n,)`` place among the detections of its image and class, by descending score.
-        true: ``(T, A, n)`` bool, matched to an object that counts.
+        rank: ``(n,)`` rank among the detections of its image and class, by descending score.
+        true: ``(T, A, n)`` bool, matched to an object that is not ignored.
         false: ``(T, A, n)`` bool, unmatched and not ignored.
-        objects: ``(A, M)`` bool over the class's ``M`` objects: those that count.
+        objects: ``(A, M)`` bool over the class's ``M`` objects: those not ignored.
         object_image: ``(M,)``.
     """
 
@@ -58,18 +58,18 @@ def class_curves(
     area_ranges: Sequence[tuple[float, float]] = AREA_RANGES,
     scores: np.ndarray | None = None,
 ) -> list[ClassCurve]:
-    """Sort every class's detections by score and tell right from wrong.
+    """Sort every class's detections by score and mark true and false positives.
 
     Args:
         detections: the table that was matched.
         matches: its matches, for these area ranges in this order.
         gt: the objects.
         area_ranges: those of the matching.
-        scores: ``(D,)`` scores to sort by instead of the table's own (the oracle edits them).
+        scores: ``(D,)`` scores to sort by instead of the table's (used by the oracle).
 
     Notes:
-        pycocotools records a match by the object's annotation id and reads id 0 as "no match". An object of
-        id 0 can therefore never be found there, and is not found here either.
+        pycocotools records a match by the object's annotation id and reads id 0 as "no match". An object with
+        id 0 can therefore never be found there, nor here.
     """
     counts = np.stack([~gt.ignored(tuple(r)) for r in area_ranges])
     area = detections.area()
@@ -109,8 +109,8 @@ def precision_at_recalls(curves: Sequence[ClassCurve], image_weights: np.ndarray
     range.
 
     Args:
-        curves: one a class.
-        image_weights: ``(N,)`` how often each image counts; once each when None.
+        curves: one per class.
+        image_weights: ``(N,)`` weight of each image; 1 for all when None.
     """
     num_ious, num_areas = curves[0].true.shape[:2]
     precision = -np.ones((num_ious, len(RECALLS), len(curves), num_areas))
@@ -150,7 +150,7 @@ def _running(flags: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
 
 def mean_precision(precision: np.ndarray) -> float:
-    """Mean in percent over the entries that exist, NaN where none does; pycocotools' own reduction."""
+    """Mean in percent over the valid entries, NaN if there are none, as in pycocotools."""
     present = precision[precision > -1]
     return float(np.mean(present) * 100) if present.size else float("nan")
 

@@ -1,11 +1,11 @@
-"""What an oracle over stages and a fading rate would be if the stages' differences meant nothing.
+"""The oracle over stages and the fading rate if the stages' differences were meaningless.
 
 Both look for *some* earlier stage that was better, with the ground truth deciding which. They are therefore large even
-where stages differ by noise only: the best of six equal coins is a good coin. The chance level keeps everything about
-the detections (their last scores, their boxes at every stage, what they were matched to, how much scores move between
-stages) but gives each the *score changes of another one* with a like last score that was there at the same stages.
-Changes then still have their sizes and their dependence on the score, but know nothing of whether this detection is
-right. What remains above it is what stages know and the last one does not.
+if stages differ only by noise: the best of six equal coins looks like a good coin. The chance level keeps everything
+about the detections (their last scores, their boxes at every stage, what they were matched to, how much scores move
+between stages) but gives each the *score changes of another one* with a similar last score that is present at the same
+stages. Changes then keep their sizes and their dependence on the score, but are unrelated to whether this detection is
+right. The excess above this level is what earlier stages know and the last one does not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Chance:
         return float(np.std(self.draws, ddof=1)) if len(self.draws) > 1 else 0.0
 
     def summary(self, value: float) -> dict:
-        """For reports: the mean, its spread, the draws, and by how much ``value`` is above the mean."""
+        """For reports: the mean, its spread, the draws, and the excess of ``value`` over the mean."""
         return {
             "mean": self.mean,
             "spread": self.spread,
@@ -50,13 +50,13 @@ def generators(draws: int, seed: int = 0) -> list[np.random.Generator]:
 
 
 def partners(score: np.ndarray, there: np.ndarray, rng: np.random.Generator, block: int = BLOCK) -> np.ndarray:
-    """For every detection another one of like score that was there at the same stages.
+    """For every detection another one with a similar score that is present at the same stages.
 
     Args:
         score: ``(D,)`` of the last stage.
         there: ``(E, D)`` bool, whether each earlier stage has the detection.
         rng: of the draw.
-        block: how many neighbours by score exchange among themselves, in random order.
+        block: number of neighbours by score that are exchanged with each other, in random order.
 
     Returns:
         ``(D,)`` a permutation.

@@ -21,14 +21,14 @@ IMPLEMENTATIONS = ("vectorised", "pycocotools")
 
 
 class BoxEvaluator(COCOEvaluator):
-    """Detectron2's ``COCOEvaluator`` for boxes, with a choice of what computes the numbers.
+    """Detectron2's ``COCOEvaluator`` for boxes, with a choice of implementation.
 
     Args:
         dataset_name: a registered dataset.
         implementation: ``vectorised`` (:func:`evaluate_boxes`) or ``pycocotools``; the numbers are the same.
         output_dir: folder of ``coco_instances_results.json``; nothing is written when None.
         distributed: gather the predictions of all processes.
-        max_dets_per_image: best detections of an image and class that count; None is COCO's 100.
+        max_dets_per_image: best detections per image and class that are evaluated; None is COCO's 100.
 
     Raises:
         ValueError: an unknown implementation.
@@ -76,7 +76,7 @@ def evaluate_boxes(
         coco: a ``pycocotools.coco.COCO``.
         results: in COCO's format: ``image_id``, ``category_id``, ``bbox`` ``(x, y, width, height)``, ``score``.
         image_ids: only these images; all of the dataset when None.
-        max_dets: best detections of an image and class that count (COCO: 100).
+        max_dets: best detections per image and class that are evaluated (COCO: 100).
 
     Returns:
         A ``COCOeval`` whose ``stats``, ``eval["precision"]`` and ``eval["recall"]`` are those of pycocotools.
@@ -100,7 +100,7 @@ def evaluate_boxes(
 
 
 def _table(results: Sequence[Mapping], image_ids: np.ndarray, category_ids: np.ndarray) -> DetectionTable:
-    """Results as columns, by image and then as given; those of other categories are dropped, as by pycocotools."""
+    """Results as columns, ordered by image and then as given; other categories are dropped, as in pycocotools."""
     images = np.asarray([one["image_id"] for one in results])
     categories = np.asarray([one["category_id"] for one in results])
     known = np.isin(categories, category_ids) & np.isin(images, image_ids)

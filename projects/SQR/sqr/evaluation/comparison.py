@@ -1,4 +1,4 @@
-"""Two models on the same images: every headline number side by side, with bootstrap intervals over images."""
+"""Compares the headline numbers of two models on the same images, with bootstrap intervals over images."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def compare(
 ) -> dict:
     """Compare two analyses number by number.
 
-    Images are drawn with replacement, the same draw for both models, so the interval of the difference is that of
-    paired data and is narrower than the two intervals suggest. Intervals are the 2.5 % and 97.5 % quantiles.
+    Images are drawn with replacement, with the same draw for both models, so the interval of the difference is paired
+    and narrower than the two intervals suggest. Intervals are the 2.5 % and 97.5 % quantiles.
 
     Args:
         first, second: analyses of the same images.
-        names: what to call them.
-        resamples: draws; 0 leaves the intervals out.
+        names: of the models.
+        resamples: draws; 0 omits the intervals.
         seed: of the draws.
-        progress: called with a line of text now and then.
+        progress: called with a line of text from time to time.
 
     Returns:
         ``names``, ``images``, ``resamples`` and ``rows``: dicts of ``metric``, ``values`` (two), ``intervals`` (two

@@ -1,6 +1,6 @@
-"""A Detectron2 evaluator that sees every stage, and the wrapper that lets ``inference_on_dataset`` feed it.
+"""A Detectron2 evaluator of all stages, and the wrapper with which ``inference_on_dataset`` runs it.
 
-Uses nothing of a detector but ``forward_stages(batched_inputs) -> list[ImagePredictions]`` and its
+Uses only two things of a detector: ``forward_stages(batched_inputs) -> list[ImagePredictions]`` and its
 ``postprocessor``.
 """
 
@@ -37,10 +37,10 @@ class StageInference(nn.Module):
     Args:
         model: has ``forward_stages`` and ``postprocessor``.
 
-    The forward returns one dict an image: ``instances``, what the detector returns by itself (its
+    The forward returns one dict per image: ``instances``, the detector's ordinary output (its
     postprocessor on the last stage); ``stages``, a :class:`~sqr.structures.ImagePredictions`;
-    ``stage_instances``, what the detector would return had it ended at each stage, the last one being
-    ``instances``. Ordinary evaluators can therefore run beside :class:`StageEvaluator` in the same pass.
+    ``stage_instances``, the output if the detector ended at each stage, the last one being
+    ``instances``. Ordinary evaluators can therefore run in the same pass as :class:`StageEvaluator`.
     """
 
     def __init__(self, model: nn.Module):
@@ -76,17 +76,17 @@ class StageEvaluator(DatasetEvaluator):
             ``OUTPUT_DIR/stage_analysis.json`` and ``.csv``; nothing is written when None.
         distributed: gather all ranks' predictions on the main process.
         rate_ious: IoU thresholds of the rates.
-        epsilons: margins under which a case counts as marginal.
-        shard_size: images a file of predictions; an interrupted run keeps all whole files and what
+        epsilons: margins below which a case is marginal.
+        shard_size: images per file of predictions; an interrupted run keeps all complete files and what
             :meth:`flush` adds.
         clip_boxes: clip every query's box to the image before the rates are computed, as the released
             analysis code does for Deformable DETR (and does not for AdaMixer).
         max_dets: see :func:`~sqr.evaluation.analysis.analyze`.
-        source, details: texts that say what was evaluated, in short and at length, kept with the predictions.
+        source, details: short and long descriptions of what was evaluated, stored with the predictions.
 
     ``process`` takes outputs of :class:`StageInference`. ``evaluate`` returns ``{"stages": {...}}`` with
     plain floats for Detectron2's logs and keeps everything in :attr:`result`. All images of the dataset
-    count, as with ``COCOEvaluator``, whose numbers the last stage's equal exactly.
+    are evaluated, as by ``COCOEvaluator``, whose numbers equal those of the last stage exactly.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class StageEvaluator(DatasetEvaluator):
                 old.unlink()
             write_meta(directory, self._meta())
         if self._distributed:
-            comm.synchronize()  # no rank writes before the old files are gone
+            comm.synchronize()  # no rank writes before the old files are removed
 
     def process(self, inputs: Sequence[Mapping], outputs: Sequence[Mapping]) -> None:
         for one, out in zip(inputs, outputs, strict=True):
@@ -239,16 +239,16 @@ def query_ids(instances: Instances, scores: Tensor) -> Tensor:
     """Which query every detection came from.
 
     Args:
-        instances: what the postprocessor returned: ``query_ids`` where it says so itself, else ``scores`` and
-            ``pred_classes``, found again among the queries' scores (equal scores go to queries in ascending
-            order).
-        scores: ``(Q, K)`` the scores that it was given.
+        instances: the postprocessor's output: with ``query_ids``, or else with ``scores`` and
+            ``pred_classes``, which are looked up in the queries' scores (equal scores are assigned in ascending
+            order of queries).
+        scores: ``(Q, K)`` scores that the postprocessor received.
 
     Returns:
         ``(n,)`` int64.
 
     Raises:
-        ValueError: a score that no query has, so the postprocessor changes scores and has to give
+        ValueError: a score that no query has: the postprocessor changes scores, so it must return
             ``query_ids``.
     """
     if instances.has("query_ids"):

@@ -1,4 +1,4 @@
-"""Pictures for papers and notes, with matplotlib: readable in black and white, units on every axis.
+"""Figures for papers and notes, with matplotlib: readable in black and white, with units on every axis.
 
 Lines differ by dash and marker, bars by hatching, not only by colour. Everything here imports matplotlib only when
 called, and draws without a display.
@@ -54,10 +54,10 @@ def write_figures(
 
     Args:
         analyses: by name; the names label lines and bars. Up to four.
-        directory: where ``ap_by_stage``, ``precision_recall``, ``f1``, ``confusion``, ``rates``, ``by_stage``,
-            ``best_stage``, ``trajectories`` and ``training`` go.
+        directory: for ``ap_by_stage``, ``precision_recall``, ``f1``, ``confusion``, ``rates``, ``by_stage``,
+            ``best_stage``, ``trajectories`` and ``training``.
         metrics: rows of the ``metrics.json`` of the training, for ``training``.
-        formats: file name endings that matplotlib knows.
+        formats: file extensions that matplotlib supports.
 
     Returns:
         The paths written.
@@ -105,7 +105,7 @@ def _stages_axis(axis, num_stages: int) -> None:
 
 
 def draw_ap_by_stage(analyses: Mapping[str, StageAnalysis]):
-    """AP, AP50 and AP75 (%) after every stage; the oracle as a level line, the oracle by chance as a dotted one."""
+    """AP, AP50 and AP75 (%) after every stage; the oracle as a solid line, the oracle by chance as a dotted one."""
     figure, axes = _subplots(3, width=2.7)
     for axis, metric in zip(axes, ("AP", "AP50", "AP75"), strict=True):
         for n, ((name, analysis), style) in enumerate(zip(analyses.items(), _STYLES, strict=False)):
@@ -233,7 +233,7 @@ def draw_trajectories(analyses: Mapping[str, StageAnalysis]):
 def score_and_iou(analysis: StageAnalysis, errors: StageErrors) -> tuple[np.ndarray, np.ndarray]:
     """``(S, n)`` scores and IoU with their object of the queries of the ``n`` last-stage true positives.
 
-    A query's score is that of its best class at each stage, whichever that is; NaN where a stage lacks the query.
+    A query's score is that of its best class at each stage; NaN where a stage lacks the query.
     """
     cases, gt = errors.true, analysis.gt
     rows = np.concatenate([cases.earlier, cases.row[None]])

@@ -1,6 +1,6 @@
-"""An evaluator that refuses predictions which are not finite.
+"""An evaluator that rejects predictions that are not finite.
 
-pycocotools takes an IoU that is NaN for a match, so a model that diverged would get an average precision.
+pycocotools treats a NaN IoU as a match, so a diverged model would get an average precision.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..finite import describe_not_finite, not_finite
 
 
 class FiniteOutputs(DatasetEvaluator):
-    """Raises where a score or a box is not finite; gives no results. To be used beside the real evaluator."""
+    """Raises an error if a score or a box is not finite; returns no results. To be combined with a real evaluator."""
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for own, output in zip(inputs, outputs, strict=True):
@@ -30,7 +30,7 @@ class FiniteOutputs(DatasetEvaluator):
 
 
 def require_finite(values: Tensor, name: str, image: object) -> None:
-    """Raise NonFiniteError, naming the image, where a value is not finite."""
+    """Raise NonFiniteError, naming the image, if a value is not finite."""
     bad = values.numel() - int(torch.isfinite(values).sum())
     if bad:
         raise NonFiniteError(
@@ -40,7 +40,7 @@ def require_finite(values: Tensor, name: str, image: object) -> None:
 
 
 def require_finite_weights(model: nn.Module) -> None:
-    """Raise NonFiniteError, naming tensors, where a weight or buffer of a model is not finite."""
+    """Raise NonFiniteError, naming tensors, if a weight or buffer of a model is not finite."""
     state = model.state_dict()
     bad = not_finite(state)
     if bad:

@@ -23,13 +23,13 @@ class GroundTruth:
         image_ids: ``(N,)`` ascending.
         category_ids: ``(K,)`` ascending.
         class_names: ``K`` names.
-        file_names: ``N`` image file names as the annotation file gives them.
+        file_names: ``N`` image file names as in the annotation file.
         image: ``(T,)`` int32 position in ``image_ids``.
         label: ``(T,)`` int32 position in ``category_ids``.
         box: ``(T, 4)`` float64 absolute ``(x, y, width, height)``.
-        area: ``(T,)`` float64 the annotation's own area, by which COCO sorts objects into small, medium and
+        area: ``(T,)`` float64 the annotation's area, by which COCO divides objects into small, medium and
             large.
-        crowd: ``(T,)`` bool; a detection on a crowd region counts neither as right nor as wrong.
+        crowd: ``(T,)`` bool; detections on crowd regions are ignored.
         id: ``(T,)`` annotation ids.
     """
 
@@ -48,16 +48,16 @@ class GroundTruth:
         return len(self.image)
 
     def ignored(self, area_range: tuple[float, float] = AREA_RANGES[0]) -> np.ndarray:
-        """``(T,)`` bool: crowds, and objects outside the area range (bounds included, as pycocotools has it)."""
+        """``(T,)`` bool: crowds, and objects outside the area range (bounds included, as in pycocotools)."""
         return self.crowd | (self.area < area_range[0]) | (self.area > area_range[1])
 
 
 def load_coco(annotations: str | Mapping, *, checked: bool = False):
-    """Load a ``pycocotools.coco.COCO`` from a path or an already loaded dict, without its prints.
+    """Load a ``pycocotools.coco.COCO`` from a path or an already loaded dict, without its printed output.
 
     Args:
-        annotations: a file in COCO's format, read as training reads it; a dict is taken as it is.
-        checked: the file is one that a registered dataset names, which was read that way before.
+        annotations: a file in COCO's format, read as in training; a dict is used unchanged.
+        checked: the file belongs to a registered dataset and was checked before.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`sqr.data.prepared.usable_annotations`.

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def dataset_name_of(cfg: DictConfig) -> str:
-    """The registered name of a config's test dataset, which its evaluator holds.
+    """The registered name of a config's test dataset, taken from its evaluator.
 
     Raises:
         ValueError: the config has no ``dataloader.evaluator.dataset_name``.
@@ -45,12 +45,12 @@ def analyze_model(
 ) -> tuple[StageAnalysis | None, bool]:
     """Run a model over its config's test data and analyse every stage.
 
-    Predictions and numbers are written to ``output_dir``. Ctrl-C during inference ends it; what was predicted by then
-    is kept and analysed.
+    Predictions and numbers are written to ``output_dir``. Ctrl-C ends inference; the predictions made so far
+    are kept and analysed.
 
     Args:
-        cfg: a config that :func:`sqr.engine.load_config` returned.
-        model: with weights loaded; it is switched to evaluation for the time.
+        cfg: a config that :func:`sqr.config.load_run_config` returned.
+        model: with weights loaded; temporarily switched to evaluation mode.
         output_dir: see :class:`StageEvaluator`.
         rate_ious, epsilons, clip_boxes, source: see :class:`StageEvaluator`.
 

@@ -1,9 +1,9 @@
 """COCO's greedy matching, vectorised over images, classes, IoU thresholds and area ranges.
 
-pycocotools walks detections one by one. Two facts make the walk short. A detection that overlaps no object of
-its class by the smallest threshold stays unmatched whatever happens, so only *candidate pairs* matter. And
-cells, that is (image, class) pairs, never influence each other, so the first candidate detection of every
-cell is decided in one go, then the second of every cell, and so on: as many rounds as the most crowded cell
+pycocotools visits detections one by one. Two facts allow vectorisation. A detection that does not overlap any object
+of its class by the smallest threshold is never matched, so only *candidate pairs* matter. And
+cells, that is (image, class) pairs, are independent, so the first candidate detections of all
+cells are matched at once, then the second ones, and so on, in as many rounds as the most crowded cell
 has candidates.
 """
 
@@ -21,11 +21,11 @@ from .tables import DetectionTable
 
 @dataclass
 class Matches:
-    """What each detection was matched to; ``D`` detections, ``T`` IoU thresholds, ``A`` area ranges.
+    """The match of each detection; ``D`` detections, ``T`` IoU thresholds, ``A`` area ranges.
 
     Attributes:
         gt: ``(T, A, D)`` int32 row of the ground truth, -1 where unmatched.
-        rank: ``(D,)`` place of a detection among those of its image and class, by descending score.
+        rank: ``(D,)`` rank of a detection among those of its image and class, by descending score.
         kept: ``(D,)`` bool, False for detections beyond ``max_dets`` of their image and class.
         order: ``(D,)`` rows in the order of (image, label, descending score), ties in input order.
         ious: the thresholds.
@@ -55,7 +55,7 @@ def pair_iou(det: np.ndarray, gt: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     Args:
         det: ``(n, 4)`` float64 ``(x, y, width, height)``.
         gt: ``(n, 4)`` float64, the same.
-        crowd: ``(n,)`` bool; the denominator is then the detection's own area.
+        crowd: ``(n,)`` bool; the denominator is then the detection's area.
 
     Returns:
         ``(n,)`` float64, 0 where boxes do not overlap.
@@ -81,16 +81,16 @@ def match(
 ) -> Matches:
     """Match detections to objects as ``COCOeval.evaluateImg`` does.
 
-    In every image and class, detections take objects in descending order of score: the free object of highest
-    IoU at or above the threshold (the later one of equals), one that counts before one that is ignored; crowd
-    regions can be taken any number of times.
+    In every image and class, detections are matched in descending order of score: each to the unmatched object with the
+    highest IoU at or above the threshold (of equal IoUs, the later one), preferring objects that are not ignored; crowd
+    regions can be matched any number of times.
 
     Args:
         detections: one stage's table; its labels and images index those of ``gt``.
         gt: the objects.
         ious: the thresholds.
         area_ranges: square pixels, bounds included; objects outside are ignored.
-        max_dets: how many detections of an image and class take part, highest scores first.
+        max_dets: detections per image and class that take part, highest scores first.
     """
     num_classes = max(len(gt.category_ids), 1)
     cell = detections.image.astype(np.int64) * num_classes + detections.label
@@ -155,8 +155,8 @@ def _greedy(
         objects = pairs.gt[part]
         free = ~taken[objects] | gt.crowd[objects, None, None]
         free &= (pairs.iou[part, None] >= thresholds)[:, :, None]
-        # Pairs are sorted by IoU, so the running number orders them; objects that count come before ignored
-        # ones.
+        # Pairs are sorted by IoU, so the running number orders them; objects that are not ignored come
+        # first.
         key = np.arange(start, end)[:, None, None] + total * counts[objects][:, None, :]
         key = np.where(free, key, -1)
         heads = np.flatnonzero(np.diff(pairs.det[part], prepend=-1))

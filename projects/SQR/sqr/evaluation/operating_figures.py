@@ -1,4 +1,4 @@
-"""Pictures by score threshold (precision and recall, F1, confusion) and of a training, with matplotlib."""
+"""Figures by score threshold (precision and recall, F1, confusion) and of a training, with matplotlib."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .analysis import StageAnalysis
 from .average_precision import precision_at_recalls
 from .operating_points import OperatingCurve
 
-_FEW = 10  # classes that get a line style each and a place in the legend
+_FEW = 10  # number of classes with a line style and a legend entry of their own
 _DASHES = ("-", "--", ":", "-.")
 _GRID = np.linspace(0, 1, 101)
 
@@ -69,7 +69,7 @@ def draw_confusion(analyses: Mapping[str, StageAnalysis]):
 
 
 def draw_training(rows: Sequence[Mapping[str, float]]):
-    """Loss and AP by iteration, from the rows of a run's ``metrics.json``; None where there is neither."""
+    """Loss and AP by iteration, from the rows of a run's ``metrics.json``; None if there is neither."""
     panels = []
     for label, keys in (("loss", ("total_loss",)), ("AP (%)", ("bbox/AP", "bbox/AP50", "ema/bbox/AP"))):
         lines = {
@@ -109,7 +109,7 @@ def _class_lines(axis, analysis: StageAnalysis, x: str, y: str) -> None:
 
 
 def _at(curve: OperatingCurve, thresholds: np.ndarray) -> np.ndarray:
-    """F1 of the detections at or above each threshold, 0 where there is none."""
+    """F1 of the detections at or above each threshold, 0 if there are none."""
     last = np.searchsorted(-curve.score, -thresholds, side="right") - 1
     return np.where(last < 0, 0.0, curve.f1[np.maximum(last, 0)])
 

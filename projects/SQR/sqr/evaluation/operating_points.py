@@ -1,4 +1,4 @@
-"""What a score threshold gives: precision, recall and F1 of every class, and which classes are taken for which."""
+"""Results at score thresholds: precision, recall and F1 of every class, and the confusion of classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OperatingCurve:
     f1: np.ndarray
 
     def best(self) -> dict[str, float | None]:
-        """The threshold of the highest F1, and the numbers there; None of a class without objects or detections."""
+        """The threshold of the highest F1, and the numbers there; None for a class without objects or detections."""
         if not len(self.score):
             return dict.fromkeys(("threshold", "precision", "recall", "f1"))
         at = int(np.argmax(self.f1))
@@ -43,24 +43,24 @@ class OperatingCurve:
 
 
 def operating_curve(curve: ClassCurve) -> OperatingCurve:
-    """The curve of one class from its detections, sorted and told right from wrong as for AP."""
+    """The curve of one class from its detections, sorted and matched as for AP."""
     objects = int(curve.objects[0].sum())
     true, false = (np.cumsum(x[0, 0]) for x in (curve.true, curve.false))
-    last = np.flatnonzero(np.diff(curve.score, append=-np.inf) < 0)  # detections of equal score share a threshold
+    last = np.flatnonzero(np.diff(curve.score, append=-np.inf) < 0)  # detections with equal scores share a threshold
     last = last[(true + false)[last] > 0] if objects else last[:0]
     found, claimed = true[last], (true + false)[last]
     return OperatingCurve(curve.score[last], found / claimed, found / max(objects, 1), 2 * found / (claimed + objects))
 
 
 def confusion_matrix(detections: DetectionTable, gt: GroundTruth, thresholds: Sequence[float | None]) -> np.ndarray:
-    """Which class the detections give each object, at IoU 0.5.
+    """The confusion matrix of classes at IoU 0.5.
 
-    Detections take objects of any class in descending order of score, as COCO's matching does within a class.
+    Detections are matched to objects of any class in descending order of score, as in COCO's matching within a class.
 
     Args:
         detections: of one stage; those below their class's threshold are left out.
         gt: the objects.
-        thresholds: ``K`` lowest scores; a class without one has no detections.
+        thresholds: ``K`` minimum scores; a class without one has no detections.
 
     Returns:
         ``(K + 1, K + 1)`` counts, rows the true class, columns the detected one; the last row are detections on no

@@ -1,16 +1,16 @@
-"""Oracle AP: what the detector would score if it kept, for every detection, its best stage.
+"""Oracle AP: the AP if every detection were taken from its best stage.
 
 Follows the released analysis code of "Enhanced Training of Query-Based Object Detection via Selective Query
-Recollection" (CVPR 2023), for each IoU threshold on its own:
+Recollection" (CVPR 2023), separately for each IoU threshold:
 
 * a true positive of the last stage takes the highest score that the same query gave the same class at any
   earlier stage whose box overlaps the same object by the threshold or more;
 * a false positive takes the lowest score that the same query gave the same class at any earlier stage at
   which it was a false positive too;
-* the matching of the last stage stands.
+* the matching of the last stage is kept.
 
 The ground truth is used, so this is an upper bound, not a method. Most of its gain is the ground truth choosing among
-noise: it is to be read against the oracle by chance.
+noise, so compare it with the oracle by chance.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def oracle_scores(
 
     Args:
         tables: ``S`` tables of detections with query ids.
-        matches: ``S`` matches whose first area range is "all"; thresholds alike.
+        matches: ``S`` matches whose first area range is "all"; with equal thresholds.
         gt: the objects.
         exchange: give every detection the score changes of another one (:mod:`.chance`): the oracle by chance.
 
@@ -85,7 +85,7 @@ def _earlier_rows(
 def oracle_curves(
     last: DetectionTable, matches: Matches, gt: GroundTruth, scores: np.ndarray
 ) -> list[list[ClassCurve]]:
-    """Class curves over all areas under the oracle's scores: one list a threshold, since scores differ by
+    """Class curves over all areas under the oracle's scores: one list per threshold, since scores differ by
     threshold.
 
     Args:

@@ -11,9 +11,9 @@ _INK, _CHAIN, _GREY = "#1b1b1b", "#2563ae", "#9aa3ad"
 
 
 def draw_plans(plans: Mapping[str, Plan]):
-    """Plans side by side: a column a step, a square a group, a line to the group it was made from.
+    """Draw plans side by side: one column per step, one square per group, a line to the group it was made from.
 
-    The inference chain, always the last group of a step, is the blue row at the bottom; only it is left at inference.
+    The inference chain, always the last group of a step, is the blue row at the bottom; inference runs only this row.
 
     Args:
         plans: by title; up to four are readable.
@@ -33,7 +33,7 @@ def draw_plans(plans: Mapping[str, Plan]):
 
 
 def write_plan_figure(plans: Mapping[str, Plan], path: str | Path) -> Path:
-    """Draw plans into a file of any format matplotlib knows; the same bytes every time."""
+    """Draw plans into a file of any format that matplotlib supports, with reproducible bytes."""
     import matplotlib
 
     path = Path(path)
@@ -77,7 +77,7 @@ def _draw_plan(axis, plan: Plan) -> None:
 
 
 def describe(plan: Plan) -> str:
-    """A line a step: the stage that runs, the outputs it takes, its groups by path."""
+    """One line per step: the stage that runs, its sources, its groups by path."""
     lines = []
     for number, step in enumerate(plan.steps, start=1):
         takes = " + ".join(_source(plan, *part) for part in plan.parts(number))

@@ -1,6 +1,6 @@
 """The report: one self-contained HTML file, no server, no network.
 
-The page is ``assets/report.html`` with its style, its script and one JSON document put inside. The document holds the
+The page is ``assets/report.html`` with embedded style, script and one JSON document. The document contains the
 summaries, per-image counts, the galleries' cases and their images as small JPEG data URIs.
 """
 
@@ -46,10 +46,10 @@ def write_report(
         path: of the HTML file.
         analyses: one or two, by name; two must be of the same images.
         image_root: folder that the annotation file's ``file_name`` are relative to; without it (and for images that
-            are not there) galleries show boxes on an empty ground.
-        comparison: what :func:`~sqr.evaluation.comparison.compare` returned, for intervals.
-        pictures: what :func:`~sqr.evaluation.figures.write_figures` wrote; those that the page does not draw itself
-            (:data:`PICTURES`, PNG) become part of it.
+            are not there) galleries show boxes on an empty background.
+        comparison: result of :func:`~sqr.evaluation.comparison.compare`, for intervals.
+        pictures: files written by :func:`~sqr.evaluation.figures.write_figures`; those that the page does not draw
+            itself (:data:`PICTURES`, PNG) are embedded.
         title: of the page.
         max_images: images in the galleries, at most.
 
@@ -132,7 +132,7 @@ def build_gallery(analyses: Mapping[str, StageAnalysis], *, image_root: str | Pa
                     other = models[1 - m]
                     twin = counterpart(other, other.errors[0], track.image, _place(track, analysis))
                     cases[-1]["other"] = None if twin is None else _stages(twin)
-    # Kinds and models take turns, so that neither kind hides behind the other's larger differences.
+    # Kinds and models take turns, so that the larger differences of one do not displace the other.
     cases.sort(key=lambda c: c["rank"])
     positions = sorted({c["image"] for c in cases})
     where = {p: n for n, p in enumerate(positions)}
@@ -188,7 +188,7 @@ def _image(gt, sizes: np.ndarray, position: int, image_root: str | Path | None) 
 
 
 def _thumbnail(image_root: str | Path | None, name: str) -> tuple[str | None, tuple[int, int] | None]:
-    """A JPEG data URI of at most ``IMAGE_SIDE`` pixels a side, and the size of the original."""
+    """A JPEG data URI of at most ``IMAGE_SIDE`` pixels per side, and the size of the original."""
     if image_root is None or not name or not (Path(image_root) / name).is_file():
         return None, None
     from PIL import Image, ImageOps

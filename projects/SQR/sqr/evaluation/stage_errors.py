@@ -1,8 +1,8 @@
 """True positives that fade and false positives that are exacerbated on the way to the last stage.
 
 Definitions of "Enhanced Training of Query-Based Object Detection via Selective Query Recollection" (CVPR
-2023), as its released analysis code computes them. One detection a query: its best class. Every stage is
-matched on its own, greedily, by COCO's rules at one IoU threshold, all areas. With ``p`` the last stage's
+2023), as computed by its released analysis code. Each query counts as one detection, of its best class. Every stage is
+matched separately and greedily, by COCO's rules at one IoU threshold, over all areas. With ``p`` the last stage's
 score of a query:
 
 * A last-stage true positive of IoU ``u`` *faded* if at an earlier stage the same query predicted the same
@@ -11,7 +11,7 @@ score of a query:
   and was a true positive there (any score), or was a false positive there with score < ``p``.
 * An object that the last stage misses was *recoverable* if an earlier stage found it with score > 0.1.
 
-Detections matched to crowd regions count nowhere.
+Detections matched to crowd regions are excluded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECOVERABLE_SCORE = 0.1
 
 @dataclass
 class Cases:
-    """Every last-stage true or false positive and what its query did before; ``n`` cases, ``E`` earlier
+    """Last-stage true or false positives and their queries' earlier predictions; ``n`` cases, ``E`` earlier
     stages.
 
     Attributes:
@@ -44,7 +44,7 @@ class Cases:
         was_true: ``(E, n)`` bool, the earlier prediction was a true positive (false positives only).
         gt: ``(n,)`` object of a true positive, -1 for a false one.
         iou: ``(n,)`` last-stage IoU with that object, 0 for a false one.
-        area: ``(n,)`` square pixels: of the object, or of the detection where it is false.
+        area: ``(n,)`` square pixels: of the object, or of the detection if it is false.
         label: ``(n,)`` class.
         image: ``(n,)`` image.
     """
@@ -72,7 +72,7 @@ class Cases:
     def marginal(self, epsilon: float) -> np.ndarray:
         """``(n,)`` bool: bad, but no earlier stage was better by ``epsilon`` or more in score or in IoU.
 
-        A false positive that used to be a true one is never marginal.
+        A false positive that was a true positive before is never marginal.
         """
         large = self.hit & ((self.score_gain >= epsilon) | (self.iou_gain >= epsilon) | self.was_true)
         return self.bad & ~large.any(axis=0)
@@ -101,7 +101,7 @@ class StageErrors:
         false: last-stage false positives; ``false.bad`` were exacerbated.
         misses: last-stage misses.
         fading_by_chance: ``(draws, n)`` bool over the cases of ``true``: faded under the score changes of another query
-            with a like last score (:mod:`.chance`).
+            with a similar last score (:mod:`.chance`).
         outcome: ``S`` arrays ``(D,)`` int8 over each stage's table: 1 a true positive, 0 a false one, -1 neither.
     """
 
@@ -113,7 +113,7 @@ class StageErrors:
     fading_by_chance: np.ndarray
 
     def verdict(self, stage: int, row: int) -> str:
-        """``true``, ``false`` or ``ignored`` for a row of a stage's table, by that stage's own matching."""
+        """``true``, ``false`` or ``ignored`` for a row of a stage's table, by that stage's matching."""
         return {1: "true", 0: "false"}.get(int(self.outcome[stage][row]), "ignored")
 
 
@@ -128,10 +128,10 @@ def find_errors(
     """Follow every query of the last stage back through the stages.
 
     Args:
-        tables: ``S`` tables, one row a query.
+        tables: ``S`` tables, one row per query.
         gt: the objects.
         ious: thresholds; one result each.
-        max_dets: detections of an image and class that take part (300 in the released code).
+        max_dets: detections per image and class that take part (300 in the released code).
         exchanges: one for each draw of the fading by chance.
 
     Raises:
@@ -152,7 +152,7 @@ def find_errors(
 
 
 def _score_gains(tables: Sequence[DetectionTable], earlier: np.ndarray) -> list[np.ndarray]:
-    """``E`` arrays ``(D,)``: the score of each last-stage row's query at an earlier stage, less its last one."""
+    """``E`` arrays ``(D,)``: the score of each last-stage row's query at an earlier stage minus its last one."""
     last = tables[-1].score.astype(np.float64)
     return [
         np.where(row >= 0, table.score[row].astype(np.float64) - last, 0.0) if len(table) else np.zeros(len(last))

@@ -1,4 +1,4 @@
-"""One image, one column a stage, the same queries in every column."""
+"""Stage strips: one image with one column per stage and the same queries in every column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .analysis import StageAnalysis
 from .stage_errors import StageErrors
 from .tracks import QueryTrack, follow, worst_cases
 
-# Colour and line say the same thing, so that a print in grey still tells them apart.
+# Colour and line style are redundant, so that they are distinguishable in greyscale.
 STYLES = {
     "true": ("#1a7f37", "-", "true positive"),
     "faded": ("#d98200", (0, (6, 2)), "true positive that faded"),
@@ -39,7 +39,7 @@ def draw_stage_strip(
         tracks: queries to draw, all of this image.
         class_names: ``K`` names.
         objects: ``(n, 4)`` boxes of objects ``(x, y, width, height)``, drawn as thin white lines.
-        margin: how much of the surroundings to show, as a share of the tracks' extent.
+        margin: surroundings to show, as a fraction of the tracks' extent.
         title: above the strip.
 
     Returns:
@@ -91,13 +91,13 @@ def write_stage_strips(
 
     Args:
         analysis: what to show.
-        directory: where ``strip_NAME.png`` go, one an image.
+        directory: for the files ``strip_NAME.png``, one per image.
         image_root: folder of the dataset's images.
-        count: images, half of them by true positives that faded, half by false positives that were exacerbated.
-        queries: queries to follow on an image.
+        count: images, half of them for faded true positives, half for exacerbated false positives.
+        queries: queries to follow per image.
 
     Returns:
-        The paths written; images that are not in ``image_root`` are left out.
+        The paths written; images missing in ``image_root`` are skipped.
     """
     if not analysis.errors or count < 1:
         return []
@@ -130,7 +130,7 @@ def worst_tracks_of_image(
     """The most severe faded and exacerbated queries of one image, worst first.
 
     Args:
-        analysis: where the image is.
+        analysis: that contains the image.
         errors: at the IoU threshold of interest.
         position: of the image in ``analysis.gt.image_ids``.
         count: how many.

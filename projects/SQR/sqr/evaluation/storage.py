@@ -1,13 +1,12 @@
-"""Predictions on disk: compact shards of this package, and COCO result files of any toolbox.
+"""Predictions on disk: compact shards, and COCO result files of any toolbox.
 
-A directory of predictions holds ``meta.json`` and shards ``part-RANK-NUMBER.npz``, written while inference
-runs, so that an interrupted evaluation keeps what it has. A shard holds, for its images, the columns of both
-tables of every
-stage: 22 bytes a query and 24 a detection and stage before compression.
+A directory of predictions contains ``meta.json`` and shards ``part-RANK-NUMBER.npz``, written during inference,
+so that an interrupted evaluation keeps its results. A shard contains the columns of both tables of every stage for
+its images: 22 bytes per query and 24 per detection and stage before compression.
 
-COCO result files come one a stage, in the order of the stages: the usual ``image_id``, ``category_id``,
-``bbox`` and ``score``, and, for whatever follows a query through the stages, a ``query_id`` of the same query
-in every file. With one row a query, as with every (query, class) pair, the query's best class is its row of
+COCO result files are given one per stage, in the order of the stages: the usual ``image_id``, ``category_id``,
+``bbox`` and ``score``, and, for statistics that follow queries through the stages, a ``query_id`` that is equal
+in every file. Whether a file has one row per query or per (query, class) pair, a query's best class is its row with the
 highest score.
 """
 
@@ -31,12 +30,12 @@ _SMALL = {"query": np.int16, "label": np.int16}
 
 
 def write_meta(directory: Path, meta: Mapping) -> None:
-    """Describe a directory of predictions; ``meta`` needs ``category_ids``, and says more for the reader's sake."""
+    """Write ``meta.json`` of a directory of predictions; ``meta`` needs ``category_ids``, the rest is informative."""
     write_json(Path(directory) / "meta.json", {"format": FORMAT, "version": VERSION, **meta})
 
 
 def write_shard(path: Path, records: Sequence[ImageRecord]) -> None:
-    """Write image records to one ``.npz`` file, in one move."""
+    """Write image records to one ``.npz`` file, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     num_stages = len(records[0].detections)
@@ -63,7 +62,8 @@ def read_shard(path: Path) -> list[ImageRecord]:
     """The records of one shard.
 
     Raises:
-        ValueError: the file is no shard, is damaged or larger than ``MAX_SHARD_BYTES`` once decompressed, or holds
+        ValueError: the file is not a shard, is damaged or larger than ``MAX_SHARD_BYTES`` when decompressed, or
+        contains
             numbers that are not finite.
     """
     try:
@@ -73,7 +73,7 @@ def read_shard(path: Path) -> list[ImageRecord]:
             raise ValueError(f"it has {size} bytes once decompressed, more than {MAX_SHARD_BYTES}")
         with np.load(path, allow_pickle=False) as file:
             return _records({name: file[name] for name in file.files})
-    except Exception as error:  # whatever a broken archive makes of the reader
+    except Exception as error:  # a broken archive can raise anything
         raise ValueError(f"{path} is not a readable shard of predictions: {one_line(error)[:200]}") from error
 
 
@@ -118,7 +118,7 @@ def _records(content: Mapping[str, np.ndarray]) -> list[ImageRecord]:
 
 
 def _check_columns(columns: Mapping[str, np.ndarray], count: np.ndarray, num_images: int, name: str) -> None:
-    """Refuse columns that are not those of a table of ``num_images`` images."""
+    """Reject columns that do not form a table of ``num_images`` images."""
     if count.dtype.kind not in "iu" or count.shape != (num_images,) or (count < 0).any():
         raise ValueError(f"{name}.count does not count the rows of {num_images} images")
     rows = int(count.sum())
@@ -206,7 +206,7 @@ def save_predictions(predictions: StagePredictions, directory: str | Path, meta:
 
 
 def from_coco_results(paths: Sequence[str | Path], coco, *, source: str = "") -> StagePredictions:
-    """Predictions from COCO result files, one a stage.
+    """Predictions from COCO result files, one per stage.
 
     Args:
         paths: JSON files in the order of the stages.
@@ -262,7 +262,7 @@ def _read_results(path: Path, images: np.ndarray, categories: np.ndarray) -> Det
 
 
 def _problem_of_result(row: object) -> str:
-    """What is wrong with one result; empty where nothing is."""
+    """What is wrong with one result; empty if nothing is."""
     if not isinstance(row, dict):
         return f"it is a {type(row).__name__}, not an object"
     for key in ("image_id", "category_id", *(["query_id"] if "query_id" in row else [])):

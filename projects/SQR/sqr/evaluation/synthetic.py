@@ -1,7 +1,7 @@
-"""Made-up predictions of any size, for benchmarks and tests of the analysis.
+"""Synthetic predictions of any size, for benchmarks and tests of the analysis.
 
-The shape of the problem is COCO's: a few objects an image in clusters of classes, most queries on background
-with low scores, some on objects with boxes that sharpen and scores that drift from stage to stage.
+The data resembles COCO: a few objects per image in clusters of classes, most queries on background
+with low scores, some on objects with boxes that improve and scores that drift from stage to stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def synthetic_dataset(
         num_images: images of 640 x 480 pixels.
         num_classes: classes; an image shows about three of them.
         objects_per_image: Poisson mean; 1 % of objects are crowd regions.
-        seed: of everything.
+        seed: of all random numbers.
     """
     rng = np.random.default_rng(seed)
     annotations = []
@@ -80,7 +80,7 @@ def synthetic_predictions(
 
 
 def _targets(dataset: dict, rng: np.random.Generator, num_queries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What every query looks at: a box and a class, and whether that is an object (two queries in ten) or not."""
+    """The target of every query: a box and a class, and whether it is an object (two queries in ten)."""
     num_images, num_classes = len(dataset["images"]), len(dataset["categories"])
     box = np.exp(rng.uniform(np.log(12), np.log(300), size=(num_images, num_queries, 4)))
     box[..., 0], box[..., 1] = rng.uniform(0, 500, box.shape[:2]), rng.uniform(0, 400, box.shape[:2])

@@ -39,7 +39,7 @@ def summary_rows(summary: Mapping) -> list[tuple[str, str, str, float | int | No
 
 
 def _chance_rows(section: str, item: str, metric: str, part: Mapping) -> list[tuple]:
-    """A chance level's rows; none where it was left out."""
+    """The rows of a chance level; none if it was omitted."""
     chance = part.get("chance")
     names = {"mean": metric, "spread": "spread", "excess": "excess"}
     return [(section, item, text, chance[key]) for key, text in names.items()] if chance else []
@@ -54,7 +54,7 @@ def write_csv(path: str | Path, summary: Mapping) -> None:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A GitHub-flavoured table, which is readable as plain text too; floats get two decimals, None a dash."""
+    """A GitHub-flavoured table that is also readable as plain text; floats get two decimals, None a dash."""
     cells = [[_cell(x) for x in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []

@@ -1,15 +1,15 @@
 """Predictions of every stage as flat columns, ready to be joined on query ids.
 
-Everything that the analysis reads fits in two tables a stage:
+The analysis reads two tables per stage:
 
-* ``queries``: one row a query, with its best class only. The fading and exacerbation rates are defined on
-    these.
-* ``detections``: what the detector itself would output had it ended at this stage (its own top-k of (query,
-  class) pairs). Average precision and the oracle are defined on these.
+* ``queries``: one row per query, with its best class only. The fading and exacerbation rates are defined on
+  these.
+* ``detections``: the output of the detector if it ended at this stage (its top-k of (query, class) pairs).
+  Average precision and the oracle are defined on these.
 
 Rows are ordered by image; rows of one image keep the order in which the detector produced them, because
 COCO's matching breaks ties of equal scores by that order. Boxes are absolute ``(x, y, width, height)`` in
-pixels of the original image, which is what COCO files hold. Model outputs stay in float32, files of results
+pixels of the original image, as in COCO files. Model outputs stay in float32, files of results
 in float64, so that numbers equal those of pycocotools to the last bit.
 """
 
@@ -46,7 +46,7 @@ class DetectionTable:
         return len(self.image)
 
     def take(self, rows: np.ndarray) -> DetectionTable:
-        """The rows that an index or boolean array names, as a new table."""
+        """The rows selected by an index or boolean array, as a new table."""
         return DetectionTable(**{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def area(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class DetectionTable:
 
     @staticmethod
     def cat(tables: Iterable[DetectionTable]) -> DetectionTable:
-        """Concatenate tables; the caller sees to it that images stay in ascending order."""
+        """Concatenate tables; the caller must keep images in ascending order."""
         tables = list(tables)
         if not tables:
             return DetectionTable.empty()
@@ -76,10 +76,10 @@ class StagePredictions:
         image_ids: ``(N,)`` dataset image ids, strictly ascending (COCO's own evaluation order).
         image_sizes: ``(N, 2)`` int32 ``(height, width)`` of the original images.
         category_ids: ``(K,)`` dataset category ids, ascending; labels are positions in it.
-        queries: ``S`` tables, one row a query with its best class; empty where the source did not say.
+        queries: ``S`` tables, one row per query with its best class; empty if the source has no query ids.
         detections: ``S`` tables, the detector's own output at each stage.
-        source: free text saying where the predictions come from; shown in reports.
-        details: the same at length: checkpoint, date, command.
+        source: free text describing where the predictions come from; shown in reports.
+        details: a longer description: checkpoint, date, command.
     """
 
     image_ids: np.ndarray
@@ -123,12 +123,12 @@ def assemble(
     """Sort image records into tables.
 
     Args:
-        records: one record an image, in any order (distributed evaluation hands them over rank by rank).
+        records: one record per image, in any order (distributed evaluation gathers them rank by rank).
         category_ids: dataset category ids in the order of the labels; must ascend.
         source, details: see :class:`StagePredictions`.
 
     Raises:
-        ValueError: no record at all, an image that comes twice, or records with different numbers of stages.
+        ValueError: no records, a duplicate image, or records with different numbers of stages.
     """
     records = sorted(records, key=lambda r: r.image_id)
     if not records:

@@ -22,7 +22,7 @@ class QueryTrack:
     Attributes:
         image: position of the image.
         query: query id.
-        gt: row of the object that the last stage's true positive is on; -1 for a false positive.
+        gt: row of the object matched by the last stage's true positive; -1 for a false positive.
         label: ``(S,)`` predicted classes; -1 where the stage has no row for the query.
         score: ``(S,)`` scores of those classes.
         box: ``(S, 4)`` absolute ``(x, y, width, height)``.
@@ -32,7 +32,7 @@ class QueryTrack:
             faded from others, and false positives that were exacerbated from others; "unjudged" where the objects are
             not known.
         best_stage: the earlier stage, from 0, that was best by the definitions; -1 where none was better.
-        severity: by how much, the key that galleries sort by.
+        severity: by how much it was better; galleries are sorted by it.
     """
 
     image: int
@@ -48,10 +48,10 @@ class QueryTrack:
 
 
 def severity(cases: Cases, last: DetectionTable, chosen: np.ndarray) -> np.ndarray:
-    """``(E, n)`` how much worse the last stage is than each earlier one in chosen cases; -1 where it is not worse.
+    """``(E, n)`` by how much the last stage is worse than each earlier one in the chosen cases; -1 where it is not.
 
-    The score lost by a faded true positive; the score gained by an exacerbated false positive, all of its score where
-    the earlier prediction was right.
+    This is the score lost by a faded true positive, or the score gained by an exacerbated false positive (all of its
+    score if the earlier prediction was right).
     """
     score = last.score[cases.row[chosen]].astype(np.float64)
     gain = np.where(cases.was_true[:, chosen], score, cases.score_gain[:, chosen])
@@ -126,13 +126,13 @@ def _follow_one(analysis: StageAnalysis, errors: StageErrors, cases: Cases, n: i
 
 
 def counterpart(analysis: StageAnalysis, errors: StageErrors, image: int, box: np.ndarray) -> QueryTrack | None:
-    """The query of another model whose last-stage box overlaps a place most, by IoU of at least 0.1.
+    """The query of another model whose last-stage box has the highest IoU with a box, at least 0.1.
 
     Args:
         analysis: the other model's.
         errors: its errors at the same IoU threshold.
         image: position of the image.
-        box: ``(4,)`` the place, absolute ``(x, y, width, height)``.
+        box: ``(4,)`` absolute ``(x, y, width, height)``.
     """
     best = None
     for cases in (errors.true, errors.false):
@@ -142,7 +142,7 @@ def counterpart(analysis: StageAnalysis, errors: StageErrors, image: int, box: n
         last = analysis.predictions.queries[-1]
         boxes = last.box[cases.row[inside]].astype(np.float64)
         iou = pair_iou(boxes, np.repeat(box[None].astype(np.float64), len(boxes), 0), np.zeros(len(boxes), bool))
-        # Among equals, and nearly so, the surer prediction is the one that a user would see.
+        # Among equal or nearly equal ones, prefer the higher score, which a user would see.
         value = iou + 0.5 * last.score[cases.row[inside]]
         n = int(np.argmax(np.where(iou >= 0.1, value, -1.0)))
         if iou[n] >= 0.1 and (best is None or value[n] > best[0]):

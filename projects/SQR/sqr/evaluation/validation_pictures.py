@@ -1,4 +1,4 @@
-"""Predicted validation images with their stages, for TensorBoard: drawn by the stage strips of the analysis."""
+"""Predictions on validation images as stage strips, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _IOU = 0.5  # with an object of the same class: drawn as a true positive
 
 
 class ValidationPictures:
-    """Draws the first validation images that have objects, the best queries of each through the stages.
+    """Draws the first validation images with objects and the best queries of each through the stages.
 
     Args:
         cfg: the whole config.
         count: images.
-        queries: queries to draw on an image.
+        queries: queries to draw per image.
     """
 
     def __init__(self, cfg: DictConfig, *, count: int, queries: int = 4):
@@ -77,13 +77,13 @@ class ValidationPictures:
 
 
 def best_tracks(outputs: ImagePredictions, boxes: np.ndarray, labels: np.ndarray, *, count: int) -> list[QueryTrack]:
-    """The queries with the highest scores of the last stage, none of which covers another of the same class.
+    """The queries with the highest last-stage scores, without overlapping ones of the same class.
 
     Args:
         outputs: of one image.
         boxes: ``(T, 4)`` objects, absolute ``(x, y, width, height)``.
         labels: ``(T,)`` their classes.
-        count: how many at most.
+        count: maximum number.
 
     Returns:
         Tracks, best first; verdicts are only "true" (IoU of at least 0.5 with an object of the class) and "false".

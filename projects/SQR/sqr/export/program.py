@@ -48,15 +48,15 @@ def export_program(
     Inputs and outputs are those of :class:`~sqr.export.DeployedDetector`.
 
     Args:
-        model: on the device that the program shall run on.
+        model: on the device that the program will run on.
         outputs: ``"detections"``, ``"pairs"`` or ``"raw"``.
-        reference: write the sampling operators as PyTorch's own (``grid_sample``), so that the program runs without
-            this package; otherwise each is one node, ``torch.ops.sqr.*``, where they are compiled.
-        dynamic: batch, height and width may differ at each call; otherwise they are those given here.
+        reference: write the sampling operators with PyTorch's ``grid_sample``, so that the program runs without
+            this package; otherwise each is one node, ``torch.ops.sqr.*``, if they are compiled.
+        dynamic: batch, height and width may differ at each call; otherwise they are fixed to those given here.
         batch, height, width: of the images that the model is traced with, in pixels. Dynamic axes need at least 2.
 
     Raises:
-        UserError: the model cannot be exported in this way; the message says why.
+        UserError: the model cannot be exported in this way, for the reason in the message.
         ValueError: see :class:`~sqr.export.DeployedDetector`.
     """
     module = DeployedDetector(model=model, outputs=outputs)
@@ -115,7 +115,7 @@ def export_onnx(
 
 
 def check_packages(*names: str) -> None:
-    """Check that optional packages are there.
+    """Check that optional packages are installed.
 
     Raises:
         UserError: one is not; the message says what to install.
@@ -131,8 +131,8 @@ def check_packages(*names: str) -> None:
 def _plain_attention() -> Iterator[None]:
     """Attention without fused kernels.
 
-    Their results lie in memory in ways that a later decomposition to ordinary operators does not reproduce, and views
-    of them then fail.
+    The memory layout of their results is not reproduced by a later decomposition into ordinary operators, whose views
+    then fail.
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""Does an exported model say what the model says?"""
+"""Compares an exported model with the original."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def largest_difference(
 ) -> float:
     """The largest difference of two functions with a detector's inputs on noise images of some sizes.
 
-    Scores and normalised boxes count as they are, logits by their sigmoid, boxes in pixels as a share of the image.
-    Detections are compared with the nearest one of the same label, so that equal scores may change places; those within
-    a thousandth of the last score, which a selection may keep or not, are left out.
+    Scores and normalised boxes are compared directly, logits by their sigmoid, boxes in pixels relative to the image.
+    Detections are compared with the nearest one of the same label, so that equal scores may be reordered; those within
+    0.001 of the last score, which a selection may or may not keep, are left out.
 
     Args:
         expected, exported: ``(images, image_sizes)`` to the outputs of :class:`~sqr.export.DeployedDetector`.
         sizes: batch, height and width.
-        device: where both want their inputs.
+        device: of the inputs of both.
 
     Returns:
-        The largest difference, infinite where a label has no counterpart.
+        The largest difference, infinite if a label has no counterpart.
     """
     worst = 0.0
     for batch, height, width in sizes:

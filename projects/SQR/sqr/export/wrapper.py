@@ -20,8 +20,8 @@ OUTPUTS = {
 class DeployedDetector(nn.Module):
     """Normalisation, padding mask, detector and selection of detections, tensors in and tensors out.
 
-    It runs the very modules of the model, in evaluation mode and by the plan of inference: a model trained with
-    recollection makes the graph of its plain twin.
+    It runs the model's own modules in evaluation mode with the inference plan, so a model trained with recollection
+    gives the same graph as the plain model.
 
     Args:
         model: a detector; its modules are shared, not copied, and switched to evaluation.
@@ -51,12 +51,12 @@ class DeployedDetector(nn.Module):
 
         Args:
             images: ``(B, 3, height, width)`` float32 in 0 to 255, channels in the model's ``input_format``, each image
-                in the top left corner; what lies beyond its size is ignored.
+                in the top left corner; pixels beyond its size are ignored.
             image_sizes: ``(B, 2)`` int64 height and width of each image without its padding.
 
         Returns:
             ``"detections"`` and ``"pairs"``: scores ``(B, D)``, labels ``(B, D)`` int64 and boxes ``(B, D, 4)``
-            absolute xyxy in pixels of the image as it came in. ``"raw"``: logits ``(B, Q, K)`` and boxes ``(B, Q, 4)``
+            absolute xyxy in pixels of the input image. ``"raw"``: logits ``(B, Q, K)`` and boxes ``(B, Q, 4)``
             normalised cxcywh, of the last stage.
         """
         model = self.model
@@ -83,7 +83,7 @@ class DeployedDetector(nn.Module):
         return pixels.masked_fill(mask[:, None], 0), mask
 
     def _select(self, scores: Tensor, boxes: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the postprocessor does, for a batch."""
+        """The postprocessor's selection for a batch."""
         best, labels, boxes, _ = self._postprocessor.select(scores, boxes)
         if self._postprocessor.clip:
             boxes = torch.minimum(boxes.clamp(min=0), extent)

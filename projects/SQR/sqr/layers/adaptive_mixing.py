@@ -1,4 +1,4 @@
-"""Adaptive 3-D sampling of a feature pyramid and adaptive mixing of what was sampled."""
+"""Adaptive 3-D sampling of a feature pyramid and adaptive mixing of the samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Generators = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 class AdaptiveSampling(nn.Module):
     """Samples features at points that a query chooses in x, y and scale (Gao et al., AdaMixer, CVPR 2022, section 3.2).
 
-    Channels are split into ``F`` feature groups with ``P`` points of their own.
+    Channels are split into ``F`` feature groups with ``P`` points each.
 
     Args:
         dim: channels ``C`` of the queries.
@@ -83,7 +83,7 @@ class AdaptiveMixing(nn.Module):
 
     Args:
         dim: channels ``C`` of queries and features, a multiple of ``num_feature_groups``.
-        in_points: ``P``, sampled points a feature group.
+        in_points: ``P``, sampled points per feature group.
         out_points: points after mixing.
         num_feature_groups: ``F``.
     """

@@ -47,7 +47,7 @@ class SelfAttention(_Attention):
         Args:
             x: ``(B, Q, C)``.
             position: ``(B, Q, C)``, added to queries and keys.
-            padding_mask: ``(B, Q)`` bool, True where padded: no query attends there.
+            padding_mask: ``(B, Q)`` bool, True where padded, which is not attended to.
             bias: broadcastable to ``(B, H, Q, Q)``: added to the scores, or bool, True where attention is allowed; not
                 together with ``padding_mask``.
 
@@ -63,7 +63,7 @@ class SelfAttention(_Attention):
 
 
 class CrossAttention(_Attention):
-    """Attention to a memory, whose keys and values are projected once for several calls."""
+    """Attention to a memory whose keys and values are projected once for several calls."""
 
     def project(self, memory: DenseMemory) -> KeysAndValues:
         """Keys and values of the memory; padded tokens are masked."""
@@ -87,7 +87,7 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """``scaled_dot_product_attention``, also fused on CPUs where values are narrower than keys (DAB-DETR).
+    """``scaled_dot_product_attention``, also fused on CPUs if values are narrower than keys (DAB-DETR).
 
     Args:
         query: ``(B, H, Q, D)``.
@@ -103,6 +103,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None 
 
 
 def pad_to_key(value: Tensor, key: Tensor) -> Tensor:
-    """Pad values ``(..., E)`` with zeros to the width of their keys on a CPU, whose fused kernel takes no others."""
+    """Pad values ``(..., E)`` with zeros to the width of their keys on a CPU, whose fused kernel requires it."""
     missing = key.shape[-1] - value.shape[-1]
     return F.pad(value, (0, missing)) if missing > 0 and value.device.type == "cpu" else value

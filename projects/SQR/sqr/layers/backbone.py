@@ -1,4 +1,4 @@
-"""Backbone stages that Detectron2 does not make itself."""
+"""Backbone stages that Detectron2 does not provide."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def dilated_c5_stages(*, depth: int = 50, norm: str = "FrozenBN") -> list[list[C
     """ResNet stages whose last one keeps stride 16 by dilation: DETR's "DC5".
 
     As in torchvision (``replace_stride_with_dilation``), the first block of the last stage has stride 1 and keeps
-    dilation 1; only the blocks after it are dilated by 2. Detectron2's ``res5_dilation=2`` dilates the first block too,
-    which published DC5 weights were not trained with.
+    dilation 1; only the blocks after it are dilated by 2. Detectron2's ``res5_dilation=2`` also dilates the first
+    block, unlike the published DC5 models.
 
     Args:
         depth: 50, 101 or 152.

@@ -1,4 +1,4 @@
-"""Attention that keeps content and position apart: Conditional DETR (Meng et al., ICCV 2021) and DAB-DETR."""
+"""Attention that separates content and position: Conditional DETR (Meng et al., ICCV 2021) and DAB-DETR."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class ConditionalSelfAttention(nn.Module):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """Attention to a memory with content and position side by side in every head.
+    """Attention to a memory with concatenated content and position in every head.
 
     A head's query is ``[content | position]`` of ``2 C / H`` channels, so its score is the sum of a content and a
     position product; the position of the query is the sine embedding of its reference.
 
-    ``query_pos_proj`` is None but in the first stage, which also adds the query's and the memory's positions to their
-    contents.
+    ``query_pos_proj`` is None except in the first stage, which also adds the query's and the memory's positions to
+    their contents.
     """
 
     def __init__(self, *, dim: int = 256, num_heads: int = 8, dropout: float = 0.0):

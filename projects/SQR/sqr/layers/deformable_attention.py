@@ -19,7 +19,7 @@ class MultiScaleDeformableAttention(nn.Module):
         dim: channels ``C``.
         num_heads: ``H``, a divisor of ``dim``.
         num_levels: ``L``.
-        num_points: ``P``, sampling points a head and level.
+        num_points: ``P``, sampling points per head and level.
     """
 
     def __init__(self, *, dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4):
@@ -34,7 +34,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As published: head ``h`` looks in direction ``2 pi h / H``, point ``p`` at distance ``p + 1`` pixels."""
+        """Initialise as published: head ``h`` has direction ``2 pi h / H``, point ``p`` distance ``p + 1`` pixels."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
@@ -61,13 +61,13 @@ class MultiScaleDeformableAttention(nn.Module):
         """Attend to the memory.
 
         Args:
-            query: ``(B, Q, C)``; groups folded into ``Q``, so that the value is projected once whatever their number.
+            query: ``(B, Q, C)``; groups folded into ``Q``, so that the value is projected once for all groups.
             reference: ``(B, Q, L, 4)`` normalised cxcywh in each level's *padded* extent. Around a box, offsets are
-                in halves of its size over ``P``; around a point (zero extent), in pixels of the level.
+                in units of half its size over ``P``; around a point (zero extent), in pixels of the level.
             tokens: ``(B, N, C)`` memory.
             padding_mask: ``(B, N)`` bool, True where padded; padded values count as zero.
             spatial_shapes: ``(h, w)`` of each level.
-            pixel_sizes: ``(B, L, 2)`` share of each level's padded width and height that one pixel of it is.
+            pixel_sizes: ``(B, L, 2)`` size of a pixel relative to each level's padded width and height.
 
         Returns:
             ``(B, Q, C)``.
@@ -75,7 +75,7 @@ class MultiScaleDeformableAttention(nn.Module):
         return self.attend(query, reference, self.project(tokens, padding_mask), spatial_shapes, pixel_sizes)
 
     def project(self, tokens: Tensor, padding_mask: Tensor) -> Tensor:
-        """``(B, N, C)`` memory -> ``(B, N, H, D)`` values as the operator reads them, zero where padded."""
+        """``(B, N, C)`` memory -> ``(B, N, H, D)`` values for the operator, zero where padded."""
         value = self.value_proj(tokens).masked_fill(padding_mask[..., None], 0)
         return operand(value.unflatten(-1, (self.num_heads, -1)))
 
@@ -87,7 +87,7 @@ class MultiScaleDeformableAttention(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
         pixel_sizes: Tensor,
     ) -> Tensor:
-        """:meth:`forward` with what :meth:`project` made of the memory."""
+        """As :meth:`forward`, with the result of :meth:`project`."""
         b, q, _ = query.shape
         h, l, p = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).view(b, q, h, l, p, 2)

@@ -12,7 +12,7 @@ from .mlp import FFN
 
 
 class DeformableDecoderLayer(DecoderStage):
-    """Self-attention inside a group, deformable attention to the memory, FFN; post-norm. A stage derives from it."""
+    """Self-attention within a group, deformable attention to the memory, FFN; post-norm. Base class of stages."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class DeformableDecoderLayer(DecoderStage):
             memory: as prepared.
             content, position: ``(B, G, Q, C)``.
             reference: ``(B, G, Q, 4)`` normalised cxcywh, a point where the extent is zero.
-            block: ``(B, G, Q)``, the same in every group, who sees whom in a group
-                (:meth:`~sqr.structures.QueryState.beside`); None where all see each other.
+            block: ``(B, G, Q)``, the same in every group: which queries of a group attend to each other
+                (:meth:`~sqr.structures.QueryState.beside`); None if all do.
 
         Returns:
             ``(B, G, Q, C)``.
@@ -79,5 +79,5 @@ class DeformableDecoderLayer(DecoderStage):
 
 
 def visible(block: Tensor) -> Tensor:
-    """``(Q,)`` blocks -> ``(Q, Q)`` bool: a query sees its own block and block 0."""
+    """``(Q,)`` blocks -> ``(Q, Q)`` bool: a query attends to its own block and block 0."""
     return (block[:, None] == block) | (block == 0)

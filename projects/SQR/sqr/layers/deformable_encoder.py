@@ -60,11 +60,11 @@ class DeformableEncoder(nn.Module):
 
     Args:
         neck: maps backbone features to ``L`` maps ``(B, C, h, w)``, finest first.
-        layers: the encoder layers; none is allowed.
+        layers: the encoder layers; may be empty.
         position_embedding: ``(B, h, w)`` padding mask -> ``(B, h, w, C)``.
         num_levels: ``L``.
         dim: ``C``.
-        ignore_padding: encode an image in the same way whatever its batch is padded to; False is as published.
+        ignore_padding: encode an image independently of the padding of its batch; False is as published.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class DeformableEncoder(nn.Module):
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
-    """``(B, h, w)`` mask -> ``(B, 2)`` unpadded share of width and height."""
+    """``(B, h, w)`` mask -> ``(B, 2)`` unpadded fraction of width and height."""
     valid = (~mask).float()
     return torch.stack((valid[:, 0].mean(-1), valid[:, :, 0].mean(-1)), dim=-1)
 
@@ -131,7 +131,7 @@ def level_sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tens
 
 
 def token_centres(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
-    """``(B, N, 2)`` centre (x, y) of each token as a share of its image's *unpadded* size."""
+    """``(B, N, 2)`` centre (x, y) of each token relative to its image's *unpadded* size."""
     centres, sizes = [], valid_ratios * level_sizes(spatial_shapes, valid_ratios)  # (B, L, 2)
     for level, (height, width) in enumerate(spatial_shapes):
         y = torch.arange(height, dtype=torch.float32, device=valid_ratios.device) + 0.5

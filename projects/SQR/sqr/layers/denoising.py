@@ -13,20 +13,20 @@ from ..targets import Targets
 class ContrastiveDenoising(nn.Module):
     """Contrastive denoising (Zhang et al., "DINO", ICLR 2023, section 3.3).
 
-    A group holds two noisy copies of every object: a positive one, to be denoised, and a negative one with more noise,
-    to be classified as no object. Images with fewer objects than the batch's largest number are filled up with empty
-    queries (zero content, the image's central half as reference), trained as no objects, as published.
+    A group contains two noisy copies of every object: a positive one, to be denoised, and a negative one with more
+    noise, to be classified as no object. Images with fewer objects than the batch's maximum are padded with empty
+    queries (zero content, the image's central half as reference), trained as no object, as published.
 
     Args:
         num_classes: ``K``.
         dim: ``C``.
-        num_queries: pairs of queries an image, about: there are ``num_queries // most`` groups, at least 1, where
-            ``most`` is the largest number of objects of an image of the batch.
+        num_queries: approximate number of pairs of queries per image: there are ``num_queries // most`` groups, at
+            least 1, where ``most`` is the largest number of objects of an image of the batch.
         label_noise: twice the probability of replacing an object's label by a random one.
-        box_noise: 1 moves a positive's corners by up to half its size, a negative's by half to once its size.
+        box_noise: 1 moves a positive's corners by up to half its size, a negative's by half to all of its size.
         num_labels: rows of the label table; ``num_classes + 1`` (the official code, which never reads the last one)
             when None. detrex has ``num_classes``.
-        sees_queries: let denoising queries attend to the matched queries of their group, never the reverse, as
+        sees_queries: let denoising queries attend to the matched queries of their group, but not the reverse, as
             published; False isolates them, which costs less.
     """
 

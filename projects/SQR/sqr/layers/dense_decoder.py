@@ -11,7 +11,7 @@ from .mlp import FFN, make_activation
 
 
 class DenseDecoderLayer(DecoderStage):
-    """Self-attention inside a group, attention to the memory, FFN; post-norm. A detector's stage derives from it.
+    """Self-attention within a group, attention to the memory, FFN; post-norm. Base class of stages.
 
     Args:
         self_attn: ``(x, position)`` -> ``(B, Q, C)``.

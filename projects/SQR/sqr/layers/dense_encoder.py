@@ -47,13 +47,13 @@ class DenseEncoder(nn.Module):
     """One backbone feature -> :class:`~sqr.structures.DenseMemory` (Carion et al., DETR, ECCV 2020, section 3.2).
 
     Args:
-        layers: the encoder layers; none is allowed.
+        layers: the encoder layers; may be empty.
         position_embedding: ``(B, h, w)`` padding mask -> ``(B, h, w, C)``.
         in_feature: the backbone feature to encode.
         in_channels: its channels.
         dim: ``C``.
-        scale_position: multiply the position, layer after layer, by a learned function of the tokens (DAB-DETR). The
-            memory's own position stays unscaled.
+        scale_position: in every layer, multiply the position by a learned function of the tokens (DAB-DETR). The
+            memory's position stays unscaled.
     """
 
     def __init__(

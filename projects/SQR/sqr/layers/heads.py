@@ -12,7 +12,7 @@ from .mlp import MLP
 
 
 def make_heads(*, num_classes: int, dim: int = 256, prior: float = 0.01) -> tuple[nn.Linear, MLP]:
-    """A class head whose bias makes every class's first probability ``prior``, and a box head that starts at zero."""
+    """A class head whose bias gives every class the initial probability ``prior``, and a zero-initialised box head."""
     class_embed = nn.Linear(dim, num_classes)
     nn.init.constant_(class_embed.bias, -math.log((1 - prior) / prior))
     bbox_embed = MLP(in_dim=dim, hidden_dim=dim, out_dim=4, num_layers=3)
@@ -22,10 +22,10 @@ def make_heads(*, num_classes: int, dim: int = 256, prior: float = 0.01) -> tupl
 
 
 def in_float32(network: nn.Module, x: Tensor) -> Tensor:
-    """``network(x)`` in float32 at least, under autocast too: what coordinates are made of.
+    """``network(x)`` in at least float32, also under autocast, for coordinates.
 
-    bfloat16 has 8 significant bits: a reference point or a box offset that a layer rounds to it is off by several
-    pixels of a large image, and casting the result afterwards does not bring them back.
+    bfloat16 has 8 significant bits: a reference point or a box offset rounded to it is off by several
+    pixels in a large image, and casting the result afterwards does not restore the precision.
     """
     if autocast_dtype(x) is None:
         out = network(x)

@@ -6,9 +6,9 @@ from torch import nn
 
 
 def xavier_uniform_all(module: nn.Module) -> None:
-    """Xavier-uniform for every matrix of a module, packed projections included, as DETR's transformer starts.
+    """Xavier-uniform for every matrix of a module, including packed projections, as in DETR's transformer.
 
-    Vectors (biases, norms, PReLU) keep what they have.
+    Vectors (biases, norms, PReLU) are not changed.
     """
     for parameter in module.parameters():
         if parameter.ndim > 1:

@@ -18,7 +18,7 @@ _BATCH_NORM = nn.modules.batchnorm._NormBase
 
 
 class LibraryBackbone(Backbone):
-    """What the two have in common: maps by name, batch norm, frozen layers.
+    """Base class: named maps, batch norm, frozen layers.
 
     Maps are named after their strides, as Detectron2's ResNets name them: ``res2`` has stride 4, ``res3`` 8, ``res4``
     16, ``res5`` 32. Weights come from a checkpoint (``train.init_checkpoint``): the constructor never fetches any.
@@ -35,7 +35,7 @@ class LibraryBackbone(Backbone):
         frozen: the first ``frozen`` parameters of ``net``, in its order, are not trained.
 
     Raises:
-        ValueError: ``batch_norm`` is none of the three.
+        ValueError: unknown ``batch_norm``.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LibraryBackbone(Backbone):
         return dict(self.maps)
 
     def train(self, mode: bool = True) -> LibraryBackbone:
-        """Batch norm keeps its statistics in training unless it is trainable; frozen layers always do."""
+        """Keep batch norm's statistics in training unless it is trainable; those of frozen layers always."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BATCH_NORM):
@@ -79,9 +79,9 @@ class LibraryBackbone(Backbone):
         return self
 
     def own_names(self, names: Sequence[str]) -> dict[str, str]:
-        """The names that this module gives to tensors of the library's whole model, for those that it has.
+        """This module's names of the tensors of the library's whole model, for those that it has.
 
-        timm's feature extractors put another module around the model (``model.``) or join the first two parts of a name
+        timm's feature extractors wrap the model (``model.``) or join the first two components of a name
         (``stages.0.`` becomes ``stages_0.``).
         """
         own = self.net.state_dict()
@@ -95,14 +95,14 @@ class LibraryBackbone(Backbone):
 class TimmBackbone(LibraryBackbone):
     """Any timm model that supports ``features_only``.
 
-    Of several maps of one stride, as a plain ViT has, the last one counts.
+    Of several maps with the same stride, as in a plain ViT, the last one is used.
 
     Args:
         name: timm's name of the model.
         out_features: maps to return, finest first; layers after the last of them are not built.
         batch_norm, channels_last: as for :class:`LibraryBackbone`.
         freeze_at: freeze everything up to the map ``res{freeze_at}``, as Detectron2's ResNets do; 0 freezes nothing.
-        drop_path: rate of stochastic depth, where the model has it.
+        drop_path: rate of stochastic depth, if the model has it.
         options: further arguments of ``timm.create_model``, for example
             ``{"img_size": 320, "strict_img_size": False}`` for a Swin Transformer.
 
@@ -158,7 +158,7 @@ class TorchvisionBackbone(LibraryBackbone):
 
     Raises:
         UserError: torchvision does not know the model or the node.
-        ValueError: ``batch_norm`` is unknown, ``freeze_at`` names no map, or a map's name is not that of its stride.
+        ValueError: ``batch_norm`` is unknown, ``freeze_at`` names no map, or a map's name does not match its stride.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class TorchvisionBackbone(LibraryBackbone):
 
 
 class _MapList(nn.Module):
-    """An extractor's maps as a list; ``model.`` before its names, as timm's wrappers have it."""
+    """An extractor's maps as a list; its names start with ``model.``, as in timm's wrappers."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]):
         super().__init__()
@@ -205,8 +205,13 @@ def create_timm_model(name: str, *, pretrained: bool = False, **options) -> nn.M
     """A timm model, without weights unless ``pretrained``, which downloads and caches them.
 
     Raises:
-        UserError: timm is not installed, or it has no such model or option.
+        UserError: timm is not installed, it has no such model or option, or an option names a file.
     """
+    files = sorted({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"} & set(options))
+    if files:
+        raise UserError(
+            f"timm model {name!r}: leave out {', '.join(files)}; train.init_checkpoint names weights to load"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, about timm's own code
@@ -222,7 +227,7 @@ def create_timm_model(name: str, *, pretrained: bool = False, **options) -> nn.M
 class SamePaddingConv2d(nn.Conv2d):
     """TensorFlow's "same" padding of a strided convolution on inputs of even size, as a constant.
 
-    timm computes it from the input's size, which an export with dynamic sizes cannot follow. Images padded to a
+    timm computes it from the input's size, which an export with dynamic sizes cannot trace. Images padded to a
     multiple of the coarsest stride (``model.size_divisibility``) have even sizes at every such convolution.
     """
 
@@ -234,7 +239,7 @@ class SamePaddingConv2d(nn.Conv2d):
 
 
 def fix_same_padding(net: nn.Module) -> None:
-    """Replace timm's convolutions of TensorFlow's "same" padding, keeping their parameters and names."""
+    """Replace timm's convolutions with TensorFlow's "same" padding, keeping their parameters and names."""
     for name, module in list(net.named_modules()):
         if type(module).__name__ != "Conv2dSame":
             continue
@@ -261,7 +266,7 @@ def _check_maps(what: str, wanted: Sequence[str], there: Mapping[str, int]) -> N
 
 
 def _parameters_up_to(net: nn.Module, maps: Sequence[tuple[int, str]], freeze_at: int, name: str) -> int:
-    """How many parameters, in the net's order, belong to layers up to the last map of stride ``2 ** freeze_at``."""
+    """The number of parameters, in the net's order, of layers up to the last map of stride ``2 ** freeze_at``."""
     if not freeze_at:
         return 0
     modules = [module for stride, module in maps if stride == 2**freeze_at]
@@ -275,8 +280,8 @@ def _parameters_up_to(net: nn.Module, maps: Sequence[tuple[int, str]], freeze_at
 
 
 def _maps_of(extractor: nn.Module, nodes: Mapping[str, str], name: str) -> tuple[dict[str, ShapeSpec], list[str]]:
-    """Channels and stride of each map, and which maps have their channels at the end, found by a run on no device."""
-    height, width = 128, 192  # of different proportions than any channels
+    """Channels and stride of each map, and which maps have channels last, found by a run on the meta device."""
+    height, width = 128, 192  # an aspect ratio that distinguishes sizes from channels
     training = extractor.training
     with torch.no_grad():
         outputs = extractor.eval()(torch.zeros(1, 3, height, width))

@@ -23,7 +23,7 @@ class MLP(nn.Module):
 
 
 class FFN(nn.Module):
-    """The transformer's feed-forward block with its residual: ``x + W2 act(W1 x)``; the norm stays outside."""
+    """The transformer's feed-forward block with its residual: ``x + W2 act(W1 x)``, without the norm."""
 
     def __init__(self, *, dim: int, hidden_dim: int, dropout: float = 0.0, activation: nn.Module | None = None):
         super().__init__()
@@ -41,7 +41,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 
 def make_activation(name: str) -> nn.Module:
-    """A new activation module: "relu", or "prelu" (one learned slope, 0.25 at first)."""
+    """A new activation module: "relu", or "prelu" (one learned slope, initially 0.25)."""
     try:
         return _ACTIVATIONS[name]()
     except KeyError:

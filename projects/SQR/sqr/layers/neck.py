@@ -1,4 +1,4 @@
-"""From a backbone's feature maps to levels of one width."""
+"""Projects a backbone's feature maps to levels of equal width."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .position import resize_mask
 
 
 class ConvNeck(nn.Module):
-    """One convolution and GroupNorm a level (Deformable DETR's ``input_proj``, mmdet's ``ChannelMapper``).
+    """One convolution and GroupNorm per level (Deformable DETR's ``input_proj``, mmdet's ``ChannelMapper``).
 
     Args:
         in_channels: channels of each backbone feature by name, finest first, e.g.
             ``{"res3": 512, "res4": 1024, "res5": 2048}``.
         out_channels: ``C``.
-        num_levels: levels to make. Beyond the backbone's features, each further level is a 3x3 convolution of stride
-            2 on the one before it, the first of them on the last *backbone* feature, not on its projection.
+        num_levels: number of levels. Beyond the backbone's features, each level is a 3x3 convolution of stride 2 of
+            the previous one, the first of them of the last *backbone* feature, not of its projection.
         bias: whether the convolutions have a bias (official code: yes; mmdet: no).
         num_norm_groups: of the GroupNorm.
     """
@@ -52,12 +52,12 @@ class ConvNeck(nn.Module):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, features: Mapping[str, Tensor], padding_mask: Tensor | None = None) -> list[Tensor]:
-        """Make the levels.
+        """Compute the levels.
 
         Args:
             features: ``{name: (B, C_in, h, w)}``.
-            padding_mask: ``(B, height, width)`` bool of the padded input images: leave padding out of statistics and
-                convolutions, and make it zero. None, as published: padding counts like anything else.
+            padding_mask: ``(B, height, width)`` bool of the padded input images: exclude padding from statistics and
+                convolutions, and set it to zero. None, as published: padding is treated like any pixel.
 
         Returns:
             ``num_levels`` maps ``(B, C, h, w)``, finest first.
@@ -77,7 +77,7 @@ class ConvNeck(nn.Module):
 
 
 class ChannelMappingNeck(nn.Module):
-    """One 1x1 convolution a level and *one* GroupNorm that all levels share (AdaMixer's ``ChannelMapping``).
+    """One 1x1 convolution per level and *one* GroupNorm shared by all levels (AdaMixer's ``ChannelMapping``).
 
     Args:
         in_channels: channels of each backbone feature by name, finest first.
@@ -101,5 +101,5 @@ class ChannelMappingNeck(nn.Module):
 
 
 def _normalised(norm: MaskedGroupNorm, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """``norm(x)`` with the mask of the padded images brought to the size of ``x``."""
+    """``norm(x)`` with the mask of the padded images resized to ``x``."""
     return norm(x, None if padding_mask is None else resize_mask(padding_mask, x.shape[-2:]))

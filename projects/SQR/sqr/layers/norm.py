@@ -1,4 +1,4 @@
-"""Normalisation that detectors need beyond PyTorch's."""
+"""Normalisation layers beyond PyTorch's."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """GroupNorm whose statistics can leave padding out. State dicts are those of ``nn.GroupNorm``."""
+    """GroupNorm whose statistics can exclude padding. State dicts are those of ``nn.GroupNorm``."""
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Normalise.
 
         Args:
             x: ``(B, C, h, w)``.
-            padding_mask: ``(B, h, w)`` bool, True where padded; None counts every pixel.
+            padding_mask: ``(B, h, w)`` bool, True where padded; None includes every pixel.
 
         Returns:
-            ``(B, C, h, w)``, zero where padded; float32 of lower precision, as PyTorch's under autocast.
+            ``(B, C, h, w)``, zero where padded; float32 for lower precision, as in PyTorch under autocast.
         """
         if padding_mask is None:
             return super().forward(x)
@@ -34,7 +34,7 @@ class MaskedGroupNorm(nn.GroupNorm):
 class FixedStatsBatchNorm(nn.Module):
     """Batch norm with pretrained, fixed statistics and a *trainable* scale and shift (mmdet's ``norm_eval=True``).
 
-    Detectron2's ``FrozenBN`` fixes scale and shift too. State dicts of the two are interchangeable.
+    Detectron2's ``FrozenBN`` also fixes scale and shift. Their state dicts are interchangeable.
 
     Args:
         num_features: channels.

@@ -1,4 +1,4 @@
-"""Features that depend on the image only, not on how far its batch is padded."""
+"""Features that depend only on the image, not on the padding of its batch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ logger = logging.getLogger(__name__)
 
 
 class PaddingZeroer:
-    """Sets what lies beyond each image to zero wherever a convolution of a network reads it.
+    """Sets padding to zero wherever a convolution of a network reads it.
 
-    A convolution at an image's edge reads beyond it. Alone, an image ends there and zeros are read; in a batch with
-    larger images the same places hold what earlier layers made of the padding, which is not zero after a bias. Inside
-    :meth:`beyond` both cases read zeros. Every convolution with a kernel above 1x1 is guarded, whatever class of
-    network it is in; images must be padded to a multiple of the network's coarsest stride.
+    A convolution at an image's edge reads beyond it. For a single image these are zeros; in a batch with larger images
+    they are what earlier layers computed from the padding, which is not zero after a bias. Inside :meth:`beyond` both
+    cases read zeros. Every convolution with a kernel larger than 1x1 is guarded, whatever the class of the network;
+    images must be padded to a multiple of the network's coarsest stride.
 
     Operations that read the whole map (squeeze-and-excitation, attention) are not convolutions and are not guarded; see
     :meth:`warn_of_leak`.
 
     Args:
-        network: images ``(B, 3, height, width)`` -> features by name. It gets a hook on each such convolution; its
-            parameters and their names stay as they are.
+        network: images ``(B, 3, height, width)`` -> features by name. Each such convolution gets a hook;
+            parameters and their names do not change.
     """
 
     def __init__(self, network: nn.Module):
@@ -37,7 +37,7 @@ class PaddingZeroer:
 
     @contextmanager
     def beyond(self, padding_mask: Tensor) -> Iterator[None]:
-        """Within the context, zero what ``(B, height, width)`` bool marks as padding of the input images."""
+        """Inside this context, zero the padding of the input images, given as ``(B, height, width)`` bool."""
         self._valid = (~padding_mask)[:, None].float()
         try:
             yield
@@ -45,7 +45,7 @@ class PaddingZeroer:
             self._valid = None
 
     def warn_of_leak(self, network: nn.Module) -> None:
-        """Log a warning where the network reads padding in spite of the guards."""
+        """Log a warning if the network reads padding in spite of the guards."""
         leak = self.leak(network)
         if leak > 1e-3:
             logger.warning(
@@ -57,7 +57,7 @@ class PaddingZeroer:
 
     @torch.no_grad()
     def leak(self, network: nn.Module, size: int = 64) -> float:
-        """The largest change of a feature when a noise image is padded to twice its width, over the largest feature."""
+        """The largest change of a feature when a noise image is padded to twice its width, relative to the largest."""
         images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         images = images.to(next(network.parameters()))
         padded = F.pad(images, (0, size))
@@ -86,10 +86,10 @@ class PaddingZeroer:
 def check_divisible(height: int, width: int, levels: Sequence[Tensor]) -> None:
     """Check that the padded images have a whole number of pixels of every level.
 
-    Only then does a level's mask say the same of an image whatever its batch is padded to.
+    Only then is a level's mask of an image independent of the padding of its batch.
 
     Raises:
-        ValueError: they have not; the message says what to set.
+        ValueError: they do not; the message says what to set.
     """
     for axis, size in ((-2, height), (-1, width)):
         for x in levels:

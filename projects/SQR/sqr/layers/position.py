@@ -14,8 +14,8 @@ def sine_encoding(x: Tensor, *, dim: int, temperature: float = 10000.0) -> Tenso
     """Interleaved sine and cosine of a scalar at ``dim / 2`` frequencies (Vaswani et al., 2017).
 
     Args:
-        x: any shape, already multiplied by the scale wanted (``2 * pi`` for normalised coordinates).
-        dim: even number of features a scalar.
+        x: any shape, already multiplied by the scale (``2 * pi`` for normalised coordinates).
+        dim: even number of features per scalar.
 
     Returns:
         ``(..., dim)``: sin, cos, sin, cos, ... from the highest frequency to the lowest.
@@ -30,7 +30,7 @@ def box_encoding(boxes: Tensor, *, dim: int) -> Tensor:
 
     Args:
         boxes: ``(..., R)`` normalised (x, y) or cxcywh.
-        dim: features a coordinate.
+        dim: features per coordinate.
 
     Returns:
         ``(..., R * dim)``.
@@ -46,8 +46,8 @@ class SinePositionEmbedding(nn.Module):
         dim: channels, half for y and half for x.
         temperature: 10000 in DETR and Deformable DETR, 20 for DAB-DETR's image features.
         offset: added to the pixel count before it is normalised: 0 in DETR and DAB-DETR, -0.5 in Deformable DETR.
-        periods: of the highest frequency over the image: 1 in all of them (their scale is ``2 pi * periods``). Few
-            small tokens and a short training want more: neighbours then differ from the first iteration on.
+        periods: of the highest frequency over the image: 1 in all of them (their scale is ``2 pi * periods``). Small
+            feature maps and short trainings benefit from more: neighbours then differ from the first iteration on.
     """
 
     def __init__(self, *, dim: int = 256, temperature: float = 10000.0, offset: float = 0.0, periods: float = 1.0):

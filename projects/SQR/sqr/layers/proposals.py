@@ -1,4 +1,4 @@
-"""What a two-stage encoder proposes: a box for each of its tokens."""
+"""Proposals of a two-stage encoder: a box for each of its tokens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def propose(
     """Score every token and predict its box.
 
     Args:
-        memory: tokens that cannot propose count as zero.
-        at_least: how many tokens to return; an image of fewer, such as a strip, gets tokens that cannot propose.
+        memory: invalid tokens are set to zero.
+        at_least: minimum number of tokens to return; an image with fewer, such as a strip, gets invalid tokens.
         project: ``C -> C``, applied to the tokens first.
         class_embed, bbox_embed: heads, ``C -> K`` and ``C -> 4``.
 
     Returns:
-        ``(B, N, C)`` projected tokens, ``(B, N, K)`` logits, ``(B, N, 4)`` logits of boxes (infinite where a token
-        cannot propose), and ``(B, N)`` bool, True for tokens that must not be chosen: none in the published models,
-        whose choice may fall on padding; those that cannot propose where the memory ignores padding.
+        ``(B, N, C)`` projected tokens, ``(B, N, K)`` logits, ``(B, N, 4)`` logits of boxes (infinite for
+        invalid tokens), and ``(B, N)`` bool, True for tokens that must not be chosen: none as published, where padding
+        may be chosen; invalid tokens if the memory ignores padding.
     """
     anchors, invalid = token_anchors(memory)
     lacking = max(0, at_least - memory.tokens.shape[1])
@@ -39,7 +39,7 @@ def propose(
 
 
 def token_anchors(memory: MultiScaleMemory) -> tuple[Tensor, Tensor]:
-    """Each token's prior box in logit space, and which tokens cannot propose.
+    """Each token's prior box in logit space, and which tokens are invalid.
 
     Returns:
         ``(B, N, 4)`` logits of cxcywh (a square of ``0.05 * 2 ** level`` at the token's centre; infinite where

@@ -10,8 +10,8 @@ class QueryTable(nn.Module):
     """Learned vectors of queries: all of them in training, the first group's ``num_queries`` in evaluation.
 
     Several groups are Group DETR (Chen et al., "Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment",
-    ICCV 2023): each is matched on its own and none sees another, so an object is learned from ``num_groups`` queries,
-    and inference costs nothing more. They compose with any recollection plan.
+    ICCV 2023): each group is matched separately and the groups are independent, so an object is learned by
+    ``num_groups`` queries at no cost for inference. They compose with any recollection plan.
 
     Args:
         num_queries: ``Q`` of a group.
@@ -26,7 +26,7 @@ class QueryTable(nn.Module):
         if num_groups < 1:
             raise ValueError(f"num_groups={num_groups}: a detector needs at least one group of queries")
         self.num_groups, self.num_queries = num_groups, num_queries
-        rows = num_groups * (num_queries + num_auxiliary)  # group after group, auxiliary queries last in each
+        rows = num_groups * (num_queries + num_auxiliary)  # groups concatenated, each with its auxiliary queries last
         self.weight = nn.Parameter(torch.empty(rows, dim))
         nn.init.normal_(self.weight)
 

@@ -1,4 +1,4 @@
-"""Functions that configs call to make all stages of a decoder or all layers of an encoder from one's arguments."""
+"""Functions with which configs build all stages or layers from one set of arguments."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 def repeated(cls: type[nn.Module], name: str, count: str) -> Callable[..., list[nn.Module]]:
     """Make a function ``name`` that returns a list of modules, each with its own initial weights.
 
-    Its arguments are those of ``cls`` and, by the name ``count``, how many modules to make (6 by default). Submodules
-    named in ``shared`` are the first module's in all of them, those named in ``cloned`` have its initial values;
+    Its arguments are those of ``cls`` and the number of modules, under the name ``count`` (6 by default). Submodules
+    named in ``shared`` are those of the first module in all modules, those named in ``cloned`` have its initial values;
     ``make_first`` then adapts the first module. All three are optional.
     """
 
@@ -31,6 +31,6 @@ def repeated(cls: type[nn.Module], name: str, count: str) -> Callable[..., list[
     parameters = inspect.signature(cls).parameters.values()
     number = inspect.Parameter(count, inspect.Parameter.KEYWORD_ONLY, default=6, annotation=int)
     make.__signature__ = inspect.Signature([number, *parameters])
-    make.__module__, make.__name__, make.__qualname__ = cls.__module__, name, name  # where a saved config finds it
+    make.__module__, make.__name__, make.__qualname__ = cls.__module__, name, name  # for saved configs
     make.__doc__ = f"``{count}`` of :class:`{cls.__name__}`, which has the other arguments."
     return make

@@ -1,4 +1,4 @@
-"""The model zoo, with Detectron2's four names, and what of it is trained."""
+"""The model zoo, with Detectron2's four function names, and the list of trained models."""
 
 from ..catalog import SCHEME, checkpoint_names, config_name, config_names, get_checkpoint_url, get_config_file
 from .model_zoo import get, get_config

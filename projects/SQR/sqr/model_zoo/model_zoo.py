@@ -16,7 +16,7 @@ def get_config(name: str, trained: bool = False) -> DictConfig:
     """A shipped config; with ``trained``, ``train.init_checkpoint`` is its trained checkpoint.
 
     Raises:
-        ValueError: no such config, or ``trained`` and there is no checkpoint of it.
+        ValueError: no such config, or ``trained`` without a checkpoint of it.
     """
     cfg = LazyConfig.load(get_config_file(name))
     if trained:
@@ -33,7 +33,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
         device: the first GPU if there is one when None.
 
     Raises:
-        ValueError: no such config, one whose classes only its data says and no data is given, or ``trained`` and its
+        ValueError: no such config, one whose classes depend on data that is not given, or ``trained`` and its
             checkpoint does not exist or does not fit.
     """
     cfg = get_config(name, trained)

@@ -1,7 +1,7 @@
 """Operators of the detectors: multi-scale deformable attention, and AdaMixer's adaptive sampling and mixing.
 
-Compiled for CPU and CUDA where setup.py could (``python -m sqr.ops`` says what there is), pure PyTorch
-elsewhere. Adaptive mixing is compiled only for the CPU.
+Compiled for CPU and CUDA if setup.py could (``python -m sqr.ops`` prints what was built), else pure
+PyTorch. Adaptive mixing is compiled only for the CPU.
 """
 
 from .functional import (

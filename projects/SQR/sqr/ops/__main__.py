@@ -1,6 +1,6 @@
-"""``python -m sqr.ops``: what is built, how, and whether it computes what the references compute.
+"""``python -m sqr.ops``: what was built, how, and whether it agrees with the references.
 
-Ends with status 1 if the self-check fails; that nothing was built is no failure.
+Exits with 1 if the self-check fails; having built nothing is not a failure.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .functional import library
 
 SHAPES = [(12, 17), (6, 9), (3, 5)]
 STRIDES = [8.0, 16.0, 32.0]
-# Forward in absolute terms, gradients relative to the largest entry, against float64.
+# Absolute for the forward pass, relative to the largest entry for gradients, against float64.
 TOLERANCE = 1e-5
 
 
 def describe() -> list[tuple[str, str]]:
-    """What there is, as (name, text)."""
+    """The build as (name, text) pairs."""
     info = library.build_info
     lines = [("PyTorch", torch.__version__)]
     if library.path is None:
@@ -50,7 +50,7 @@ def self_check(device: str) -> list[tuple[str, float, float]]:
     generator = torch.Generator().manual_seed(0)
     tokens = sum(h * w for h, w in SHAPES)
     value = torch.randn(2, tokens, 4, 32, generator=generator)
-    # Cell and position inside of it, away from pixel centres, where gradients jump.
+    # Cell and position inside it, away from pixel centres, where gradients are discontinuous.
     size = torch.tensor([[w, h] for h, w in SHAPES])[:, None]
     cell = (torch.rand(2, 50, 4, 3, 4, 2, generator=generator) * size).floor()
     locations = (cell + 0.2 + 0.6 * torch.rand(cell.shape, generator=generator) + 0.5) / size

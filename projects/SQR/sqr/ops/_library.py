@@ -1,4 +1,4 @@
-"""Loads the compiled operators and tells PyTorch what it has to know of them beyond their kernels.
+"""Loads the compiled operators and registers what PyTorch needs in addition to their kernels.
 
 The extension is a plain shared library: loading it registers the schemas and kernels of ``torch.ops.sqr.*``.
 Here they get fake kernels (for ``torch.compile`` and ``torch.export``), autograd and autocast.
@@ -23,12 +23,12 @@ OPERATORS = ("ms_deform_attn", "adaptive_sample", "adaptive_mix")
 
 @dataclass(frozen=True)
 class Library:
-    """What was found at import.
+    """The state of the extension after import.
 
     Attributes:
         path: of the loaded extension, or ``None``.
-        reason: why there is none, one line; empty where there is one.
-        build_info: what setup.py wrote about the build (compiler, PyTorch, CUDA architectures).
+        reason: why there is none, in one line; empty if there is one.
+        build_info: written by setup.py (compiler, PyTorch, CUDA architectures).
     """
 
     path: Path | None
@@ -49,7 +49,7 @@ class Library:
         """Run the CPU kernels of another instruction set: ``x86-64-v4``, ``x86-64-v3`` or ``baseline``.
 
         Raises:
-            ValueError: the set was not built or this machine does not have it.
+            ValueError: the set was not built or this machine does not support it.
         """
         if ctypes.CDLL(str(self.path)).sqr_set_instruction_set(name.encode()) != 0:
             raise ValueError(f"the CPU kernels have no instruction set {name!r} on this machine")
@@ -81,7 +81,7 @@ def load() -> Library:
 
 
 def register(namespace: str) -> None:
-    """Give the operators of a loaded library their fake kernels, autograd and autocast."""
+    """Register fake kernels, autograd and autocast for the operators of a loaded library."""
     operators = getattr(torch.ops, namespace)
     _register_pair(
         f"{namespace}::ms_deform_attn",
@@ -115,7 +115,7 @@ def _register_pair(name: str, backward_op, fake, tensors: tuple[int, ...], atomi
 
     Args:
         tensors: which arguments are tensors, all of which have gradients.
-        atomics: whether the backward pass on CUDA adds in an order that changes.
+        atomics: whether the backward pass on CUDA adds in a nondeterministic order.
     """
 
     def setup_context(ctx, inputs, output):
@@ -146,7 +146,7 @@ def _register_pair(name: str, backward_op, fake, tensors: tuple[int, ...], atomi
     torch.library.register_autograd(name, backward, setup_context=setup_context)
     torch.library.register_autocast(name, "cpu", torch.float32)
     torch.library.register_fake(f"{name}_backward", fake_backward)
-    # Without a formula here PyTorch would return wrong second derivatives and only warn.
+    # Without this formula PyTorch would return wrong second derivatives with only a warning.
     torch.library.register_autograd(f"{name}_backward", refuse)
 
 

@@ -1,4 +1,4 @@
-"""The operators as detectors call them: checked, and compiled where possible."""
+"""The operators' public functions: arguments are checked, compiled kernels used if possible."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def ms_deform_attn(
     """Multi-scale deformable attention (Zhu et al., "Deformable DETR", ICLR 2021, equation 3).
 
     Args:
-        value: ``(B, N, H, D)``, the levels' tokens one after another, ``N = sum(h * w)``; float16, bfloat16,
+        value: ``(B, N, H, D)``, the levels' tokens concatenated, ``N = sum(h * w)``; float16, bfloat16,
             float32 or float64. Sums are taken in float32 (float64 for float64) and returned in value's dtype.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         sampling_locations: ``(B, Q, H, L, P, 2)`` as (x, y), where (0, 0) is the top left corner of a level's
-            first pixel and (1, 1) the bottom right corner of its last. Outside of it values are zero. A
+            first pixel and (1, 1) the bottom right corner of its last. Outside it, values are zero. A
             location that is not finite counts as outside: it adds nothing and its gradient is zero. Any
-            floating dtype; better float32, since the offsets of 16 bits are coarser than a pixel.
+            floating dtype; preferably float32, since 16-bit offsets are coarser than a pixel.
         attention_weights: ``(B, Q, H, L, P)``, any floating dtype.
 
     Returns:
@@ -82,29 +82,29 @@ def adaptive_sample(
 
     Every point is read bilinearly from every level of its group's channels, and the levels are added with the
     point's own weights, AdaMixer's softmax over the distances of the point's z to the levels'
-    ``log2(stride)``; that softmax is left to the caller. The position in a level is ``point / stride - 0.5``
+    ``log2(stride)``; the caller computes that softmax. The position in a level is ``point / stride - 0.5``
     in pixels whose centres are whole numbers, which is what ``grid_sample`` gives for a grid of
     ``2 * point / (size * stride) - 1`` without aligned corners.
 
-    A pyramid of ``(B, C, h, w)`` maps becomes ``value`` once an image, for all stages and groups of queries::
+    A pyramid of ``(B, C, h, w)`` maps becomes ``value`` once per image, for all stages and groups of queries::
 
         tokens = torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1)  # (B, N, C)
         value = tokens.unflatten(2, (G, -1))  # group g owns the channels [g * D, (g + 1) * D)
         sampled = adaptive_sample(value, [f.shape[-2:] for f in features], strides, points, level_weights)
 
     Args:
-        value: ``(B, N, G, D)``, the levels' pixels one after another, ``N = sum(h * w)``, ``D`` channels of
+        value: ``(B, N, G, D)``, the levels' pixels concatenated, ``N = sum(h * w)``, ``D`` channels of
             each of the ``G`` sampling groups; float16, bfloat16, float32 or float64. Sums are taken in
             float32 (float64 for float64) and returned in value's dtype.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         strides: of each level, in pixels of the padded input image, on the host.
         points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image, where (0, 0) is the top
-            left corner of its first pixel. Outside of a level values are zero. A point that is not finite
-            counts as outside: it adds nothing and its gradient is zero. Any floating dtype; better float32.
+            left corner of its first pixel. Outside a level, values are zero. A point that is not finite
+            counts as outside: it adds nothing and its gradient is zero. Any floating dtype; preferably float32.
         level_weights: ``(B, Q, G, P, L)``, any floating dtype.
 
     Returns:
-        ``(B, Q, G, P, D)``, contiguous: what adaptive mixing takes.
+        ``(B, Q, G, P, D)``, contiguous, the input of adaptive mixing.
 
     Raises:
         ValueError: sizes or devices do not fit together; the message names them.
@@ -142,8 +142,8 @@ def adaptive_mix(sampled: Tensor, channel: Tensor, spatial: Tensor, epsilon: flo
     """AdaMixer's adaptive mixing (Gao et al., CVPR 2022, section 3.3): channels, then points, by given matrices.
 
     After each product the result is normalised over points and channels together and passed through a ReLU. Compiled
-    for the CPU, where it takes less than half of the time of PyTorch's batched products and keeps only its arguments
-    for the backward pass; these products run on other devices, for 16-bit numbers and under autocast.
+    for the CPU, where it takes less than half the time of PyTorch's batched products and saves only its arguments
+    for the backward pass; batched products run on other devices, for 16-bit types and under autocast.
 
     Args:
         sampled: ``(N, P, D)``, for each of ``N`` queries (times feature groups) ``P`` points of ``D`` channels.
@@ -180,22 +180,22 @@ def adaptive_mix(sampled: Tensor, channel: Tensor, spatial: Tensor, epsilon: flo
 
 
 def operand(value: Tensor) -> Tensor:
-    """``value`` in the dtype that the operators read, so that several calls with it convert it once.
+    """``value`` in the dtype that the operators read, so that it is converted once for several calls.
 
-    The CUDA kernels read 16-bit numbers, all else float32 (float64 for float64). What an operator returns is in the
-    dtype of the value that it got.
+    The CUDA kernels read 16-bit types, all others float32 (float64 for float64). An operator's result has the dtype of
+    the value passed to it.
     """
     keeps = value.is_cuda and _takes_compiled(value)
     return value if keeps else value.to(_library.accumulation_dtype(value))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype of autocast on the device of ``x``; None where it is off and on devices without autocast."""
+    """The dtype of autocast on the device of ``x``; None if it is off and on devices without autocast."""
     return torch.get_autocast_dtype(x.device.type) if _autocasts(x) else None
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """A context with autocast off on the device of ``x``; nothing where it is off, so that no export contains it."""
+    """A context with autocast off on the device of ``x``; a no-op if it is off, so that exports do not contain it."""
     return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else contextlib.nullcontext()
 
 
@@ -206,7 +206,7 @@ def _autocasts(x: Tensor) -> bool:
 
 @contextlib.contextmanager
 def use_reference() -> Iterator[None]:
-    """Run the PyTorch references inside of this context: for second derivatives, ONNX and comparisons."""
+    """Run the PyTorch references inside this context: for second derivatives, ONNX and comparisons."""
     global _reference_only
     before, _reference_only = _reference_only, True
     try:
@@ -241,7 +241,7 @@ def _takes_compiled(value: Tensor) -> bool:
 
 
 def _host_sizes(spatial_shapes: Sequence[tuple[int, int]]) -> list[int]:
-    """The sizes in a row. ``torch.jit.trace`` makes tensors of them, which an operator does not take for numbers."""
+    """The sizes in one list of ints; ``torch.jit.trace`` turns them into tensors, which operators do not accept."""
     return [int(size) if isinstance(size, Tensor) else size for level in spatial_shapes for size in level]
 
 

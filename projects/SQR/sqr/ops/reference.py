@@ -1,4 +1,4 @@
-"""Pure-PyTorch references of the operators: for tests, and for where nothing was compiled."""
+"""Pure-PyTorch references of the operators, for tests and for installations without compiled operators."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def ms_deform_attn_reference(
     """Multi-scale deformable attention (Zhu et al., "Deformable DETR", ICLR 2021), by ``grid_sample``.
 
     Args:
-        value: ``(B, N, H, D)``, the levels' tokens one after another, ``N = sum(h * w)``.
+        value: ``(B, N, H, D)``, the levels' tokens concatenated, ``N = sum(h * w)``.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         sampling_locations: ``(B, Q, H, L, P, 2)`` as (x, y), where (0, 0) is the top left corner of a level's
-            first pixel and (1, 1) the bottom right corner of its last; outside of it values are zero, and a
+            first pixel and (1, 1) the bottom right corner of its last; outside it, values are zero, and a
             location that is not finite counts as outside.
         attention_weights: ``(B, Q, H, L, P)``.
 
@@ -54,10 +54,10 @@ def adaptive_sample_reference(
     """AdaMixer's sampling of a feature pyramid (Gao et al., CVPR 2022, section 3.2), by ``grid_sample``.
 
     Args:
-        value: ``(B, N, G, D)``, the levels' pixels one after another, ``N = sum(h * w)``.
+        value: ``(B, N, G, D)``, the levels' pixels concatenated, ``N = sum(h * w)``.
         spatial_shapes: ``(h, w)`` of each level, on the host.
         strides: of each level, in pixels of the padded input image.
-        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image; outside of a level values
+        points: ``(B, Q, G, P, 2)`` as (x, y) in pixels of the padded input image; outside a level, values
             are zero, and a point that is not finite counts as outside.
         level_weights: ``(B, Q, G, P, L)``.
 
@@ -81,7 +81,7 @@ def adaptive_sample_reference(
 
 
 def _finite(grid: Tensor) -> Tensor:
-    """``grid`` in ``grid_sample``'s [-1, 1] with what is not finite moved outside of an image of any size."""
+    """``grid`` in ``grid_sample``'s [-1, 1] with non-finite values moved outside an image of any size."""
     return grid.nan_to_num(nan=-4.0, posinf=4.0, neginf=-4.0)
 
 

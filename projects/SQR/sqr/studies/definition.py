@@ -1,6 +1,6 @@
 """A study as a file: ``studies/NAME.yaml``.
 
-It lists *arms* (what is compared), *datasets* and *seeds*; their product are the *cells*, each of which is one result
+It lists *arms* (what is compared), *datasets* and *seeds*. Each combination is a *cell* with one result
 file. The ``kind`` says how a cell is measured (:mod:`sqr.studies.kinds`).
 """
 
@@ -35,15 +35,15 @@ class Study:
     """A study file.
 
     Attributes:
-        name: of the file, without its ending.
+        name: of the file, without its extension.
         title: a sentence.
         kind: a key of :data:`sqr.studies.kinds.KINDS`.
         seeds: measured seed by seed over all arms, so that partial results are balanced.
         protocol: options of the kind that hold for all arms.
         datasets: options of the kind by name.
         arms: in the order of the tables.
-        pages: which tables (:data:`TABLES`) stand in which Markdown file.
-        metrics: of the tables; the first one is compared and has intervals.
+        pages: Markdown file to its tables (:data:`TABLES`).
+        metrics: of the tables; the first one is compared, with intervals.
         note: a sentence for the page below the table.
     """
 

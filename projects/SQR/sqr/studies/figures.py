@@ -12,7 +12,7 @@ _INK, _SEED = "#2563ae", "#9aa3ad"
 
 
 def write_figures(study: Study, results: ResultsOfStudy, folder: Path) -> list[Path]:
-    """Draw what there is; returns the files."""
+    """Draw the figures for which there are results; returns the files."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": study.name, "svg.fonttype": "none"}):
@@ -55,7 +55,7 @@ def draw_arms(study: Study, results: ResultsOfStudy):
 
 
 def draw_curves(study: Study, results: ResultsOfStudy):
-    """AP against iterations and against processor time, seeds as thin lines; None where nothing was recorded."""
+    """AP against iterations and against processor time, seeds as thin lines; None if nothing was recorded."""
     from matplotlib.figure import Figure
 
     datasets = [d for d in study.datasets if any(r.dataset == d and r.measurement.series for r in results.values())]

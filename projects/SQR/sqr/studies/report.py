@@ -1,7 +1,7 @@
-"""Reports: everything computed from the committed results, tables in Markdown pages between markers.
+"""Reports computed from the committed results: tables in Markdown pages between markers.
 
-A page holds the lines ``<!-- study NAME TABLE -->`` and ``<!-- end of study NAME TABLE -->``; what stands between them
-is written by :func:`update_pages` and held against the results by :func:`check_pages` (and a test).
+A page contains the lines ``<!-- study NAME TABLE -->`` and ``<!-- end of study NAME TABLE -->``; the text between them
+is written by :func:`update_pages` and compared with the results by :func:`check_pages` (and a test).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _arm_report(found: Mapping[int, Result]) -> dict:
 
 
 def study_table(study: Study, results: ResultsOfStudy, table: str = "full") -> str:
-    """One of the study's tables (:data:`TABLES`) in Markdown, a part per dataset, and where the numbers come from."""
+    """One of the study's tables (:data:`TABLES`) in Markdown, one part per dataset, and its provenance."""
     report = build_report(study, results)
     parts = [f"*{study.title}.*"] if table == "full" else []
     for dataset, arms in report["datasets"].items():
@@ -75,7 +75,7 @@ def study_table(study: Study, results: ResultsOfStudy, table: str = "full") -> s
 
 
 def _stage_table(dataset: str, arms: Mapping[str, dict]) -> Iterator[str]:
-    """AP by stage, and the oracle's gain and TP fading beside their chance levels, means over seeds."""
+    """AP by stage, and the oracle's gain and TP fading with their chance levels, means over seeds."""
     stages = max(len(arm["stages"].get("AP", [])) for arm in arms.values())
     rates = [key for key in ("fading@0.5", "fading@0.75") if any(key in arm["stages"] for arm in arms.values())]
     titles = [f"TP fading, IoU {key.partition('@')[2]} (by chance), %" for key in rates]
@@ -155,7 +155,7 @@ def update_pages(study: Study, results: ResultsOfStudy, root: Path = Path()) -> 
 
 
 def check_pages(study: Study, results: ResultsOfStudy, root: Path = Path()) -> list[str]:
-    """What is wrong with the study's tables in its pages; nothing where they say what the results say."""
+    """The study's tables that differ from its results; empty if none does."""
     problems = []
     for page, tables in study.pages.items():
         text = (root / page).read_text()

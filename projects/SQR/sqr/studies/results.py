@@ -1,4 +1,4 @@
-"""Result files: one JSON a cell, small enough to be committed."""
+"""Result files: one JSON per cell, small enough to be committed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ RESAMPLES = 200
 
 @dataclass
 class Measurement:
-    """What a kind found out about a cell.
+    """The measurement of a cell.
 
     Attributes:
         metrics: numbers by name, AP in percent.
-        images: how many were evaluated.
+        images: number of evaluated images.
         resampled: the main metric on each resample of the images.
-        series: columns by name, such as AP after so many iterations.
-        stages: what the stage analysis says, see :func:`stage_summary`.
-        details: whatever else the kind wants to keep.
+        series: columns by name, such as AP by iteration.
+        stages: results of the stage analysis, see :func:`stage_summary`.
+        details: anything else the kind stores.
     """
 
     metrics: dict[str, float]
@@ -43,14 +43,14 @@ class Measurement:
 
 @dataclass
 class Result:
-    """A measured cell and where it comes from.
+    """A measured cell and its provenance.
 
     Attributes:
         commit: of the code that measured it.
         machine: processor, threads, PyTorch.
-        command: measures it again.
-        seconds, cpu_seconds: of the whole measurement, on the clock (of a machine that other work may share) and of
-            all processors.
+        command: repeats the measurement.
+        seconds, cpu_seconds: of the whole measurement, wall time (the machine may be shared) and processor time of
+            all processes.
         peak_memory: bytes, resident, of the largest process.
     """
 
@@ -74,7 +74,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Context:
-    """Folders: of files that measurements may keep between calls, of the datasets, and of results."""
+    """Folders: for files kept between calls, of the datasets, and of results."""
 
     work: Path
     data: Path
@@ -82,12 +82,12 @@ class Context:
 
 
 def result_path(cell: Cell, folder: str | Path = RESULTS) -> Path:
-    """Where a cell's result lies."""
+    """The path of a cell's result."""
     return Path(folder) / cell.study.name / f"{cell.key}.json"
 
 
 def save_result(result: Result, path: Path) -> None:
-    """Write a result file in one go."""
+    """Write a result file atomically."""
     content = {"format": FORMAT, "version": 1, **rounded(asdict(result))}
     lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
@@ -119,7 +119,7 @@ def load_results(study: Study, folder: str | Path = RESULTS) -> dict[tuple[str, 
 
 
 def image_weights(images: int) -> np.ndarray:
-    """``(RESAMPLES, N)`` how often each image counts in each resample; a function of ``N`` only."""
+    """``(RESAMPLES, N)`` the count of each image in each resample; a function of ``N`` only."""
     rng = np.random.default_rng(0)
     return np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(RESAMPLES)])
 
@@ -157,7 +157,7 @@ def stage_summary(analysis: StageAnalysis) -> dict:
 
 
 def rounded(value: object, digits: int = 4) -> object:
-    """Nested plain values with short numbers; NaN becomes None, which JSON has."""
+    """Nested plain values with rounded numbers; NaN becomes None for JSON."""
     if isinstance(value, Mapping):
         return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Work through what a study has not measured yet."""
+"""Measures the missing cells of a study."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def run_study(
     with_changes: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Measure the cells that have no result, each in a process of its own.
+    """Measure the cells without a result, each in a separate process.
 
-    A cell that another call is measuring is left to it. What is interrupted is measured again by the next call;
-    trainings resume.
+    Cells that another call is measuring are skipped. Interrupted cells are measured again by the next call; trainings
+    resume.
 
     Args:
-        study: which one.
+        study: to measure.
         work: folder of files that may be deleted afterwards: caches, trainings.
-        data: folder of the datasets, what ``{data}`` in a study stands for.
+        data: folder of the datasets, which replaces ``{data}`` in a study.
         results: folder of the results.
-        workers: processes at once; 0 measures in this one.
+        workers: concurrent processes; 0 measures in this one.
         arms, datasets, seeds: only these; all when empty.
-        limit: measure at most so many cells.
+        limit: maximum number of cells to measure.
         with_changes: measure although the checkout has uncommitted changes; the results say so.
-        say: called with a line of text for every cell.
+        say: called with a line of text per cell.
 
     Returns:
-        How many cells are still missing.
+        The number of cells still missing.
 
     Raises:
         UserError: an unknown kind, arm, dataset or seed, or uncommitted changes.
@@ -130,7 +130,7 @@ def measure(cell: Cell, context: Context) -> Result:
 
 
 def command_of(cell: Cell) -> str:
-    """The line that measures this cell in a shell."""
+    """The shell command that measures this cell."""
     arm, dataset = ("'" + name.replace("'", "'\\''") + "'" for name in (cell.arm, cell.dataset))
     return f"projects/SQR/tools/study.py run {cell.study.name} --arms {arm} --seeds {cell.seed} --datasets {dataset}"
 

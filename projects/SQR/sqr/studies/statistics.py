@@ -1,14 +1,14 @@
-"""Means, intervals over seeds and images, and what could have been detected.
+"""Means, intervals over seeds and images, and detectable differences.
 
-A study's mean over ``n`` seeds on ``N`` images is uncertain for two reasons: another seed would have trained another
-model, and other images would have scored it differently. The variance of the mean is taken as the sum of both::
+A study's mean over ``n`` seeds on ``N`` images is uncertain for two reasons: another seed would train another
+model, and other images would score it differently. The variance of the mean is taken as the sum of both::
 
     var(mean) = var(values of the seeds) / n  +  var(mean over seeds, over bootstrap resamples of the images)
 
 and the interval is Student's, with Welch and Satterthwaite's degrees of freedom (the second part has as many as there
 are resamples). A difference of two arms is *paired*: seed by seed, which start from the same weights and see the same
 batches as far as the arms allow, and resample by resample. With a single seed only the images are accounted for, which
-is said wherever such an interval is shown.
+is stated wherever such an interval is shown.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and what is known of it.
+    """A mean with its interval.
 
     Attributes:
         mean: over seeds.
         low, high: of the 95 % interval.
         seeds: the value of each seed.
         seed_error, image_error: standard errors of the mean by seeds (None with one seed) and by images.
-        detectable: the smallest true value that such a study finds to differ from 0 in 80 % of its repetitions.
+        detectable: the smallest true value that such a study distinguishes from 0 in 80 % of its repetitions.
     """
 
     mean: float
@@ -85,7 +85,7 @@ def arm_estimate(results: Mapping[int, Result]) -> Estimate:
 
 
 def difference(first: Mapping[int, Result], second: Mapping[int, Result]) -> Estimate | None:
-    """The second arm's AP less the first's over the seeds that both have; None if they share none."""
+    """The second arm's AP minus the first's over their common seeds; None if there are none."""
     shared = sorted(first.keys() & second.keys())
     if not shared:
         return None

@@ -21,7 +21,7 @@ Rectangle = tuple[float, float, float, float]
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """The RGB colour of a class: that of its number, so the same in every picture, and far from its neighbours'."""
+    """The RGB colour of a class: determined by its number, so equal in all pictures, and unlike its neighbours'."""
     hue = label * 0.618034 % 1  # the golden ratio spreads any number of hues
     saturation, value = ((0.85, 0.95), (0.55, 1.0), (0.9, 0.65))[label // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -33,8 +33,8 @@ def draw_detections(
 ) -> np.ndarray:
     """Draw boxes, names and scores.
 
-    Lines and letters grow with the picture, a label stands where it covers no other label if there is such a place
-    beside its box, and better detections are on top.
+    Lines and text scale with the picture, labels are placed beside their boxes without covering each other if
+    possible, and better detections are on top.
 
     Args:
         image: ``(height, width, 3)`` uint8 RGB.
@@ -73,7 +73,7 @@ def draw_detections(
 def _label_place(
     box: Sequence[float], size: tuple[float, float], picture: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where the label of a box covers least of the labels that stand: above, below, or inside of the box."""
+    """The position of a label with the least overlap with earlier labels: above, below, or inside its box."""
     left, top, right, bottom = box
     width, height = size
     corners = [(left, top - height), (left, bottom), (left, top), (right - width, bottom - height)]
@@ -93,7 +93,7 @@ def _overlap(first: Rectangle, second: Rectangle) -> float:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that matplotlib brings along, so that names have letters beyond ASCII."""
+    """The font shipped with matplotlib, which has letters beyond ASCII."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
@@ -106,7 +106,7 @@ def draw_stages(
         image: ``(height, width, 3)`` uint8 RGB.
         outputs: of the model's ``forward_stages``.
         class_names: ``K`` names.
-        queries: how many.
+        queries: number of queries.
         title: above the strip.
 
     Returns:
@@ -116,7 +116,7 @@ def draw_stages(
 
 
 def best_tracks(outputs: ImagePredictions, count: int) -> list[QueryTrack]:
-    """The queries of the highest last-stage scores, with each stage's own best class."""
+    """The queries with the highest last-stage scores, with the best class of each stage."""
     scores, labels = (x.cpu().numpy() for x in outputs.scores.max(-1))  # (S, Q)
     boxes = outputs.boxes.cpu().numpy()  # (S, Q, 4)
     boxes = np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), axis=-1)

@@ -28,11 +28,10 @@ def find_inputs(names: Sequence[str]) -> list[tuple[Path, Path]]:
         names: files; folders, of which all images and videos at any depth are taken; patterns as ``"photos/*.jpg"``.
 
     Returns:
-        Each file once, and the relative path to store its result under: below a folder that was given the path in it,
-        else the file's name.
+        Each file once, and the relative path of its result: the path below a given folder, else the file's name.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing was found.
     """
     found: dict[Path, Path] = {}
     for name in names:
@@ -55,7 +54,7 @@ def find_inputs(names: Sequence[str]) -> list[tuple[Path, Path]]:
 
 
 def _without_collisions(found: dict[Path, Path]) -> list[tuple[Path, Path]]:
-    """Results of equal names get a number."""
+    """Number results with equal names."""
     taken: set[Path] = set()
     named = []
     for path, target in found.items():
@@ -68,10 +67,10 @@ def _without_collisions(found: dict[Path, Path]) -> list[tuple[Path, Path]]:
 
 
 def opencv(purpose: str) -> ModuleType:
-    """OpenCV.
+    """Import OpenCV.
 
     Raises:
-        UserError: it is not installed; the message says what for it is needed and what to install.
+        UserError: it is not installed; the message says why it is needed and what to install.
     """
     try:
         import cv2
@@ -87,7 +86,7 @@ class Video:
         source: path of a file, or number of a camera.
 
     Raises:
-        UserError: OpenCV is missing, or the source cannot be opened or holds no frame.
+        UserError: OpenCV is missing, or the source cannot be opened or has no frames.
     """
 
     def __init__(self, source: Path | int):
@@ -114,11 +113,11 @@ class Video:
 
 
 class VideoFile:
-    """A video being written, to be used in a ``with`` block; the file is complete whenever the block is left.
+    """A video being written, to be used in a ``with`` block; the file is complete when the block is left.
 
     Args:
         path: ``.mp4`` or ``.avi``.
-        fps: frames a second.
+        fps: frames per second.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -135,7 +134,7 @@ class VideoFile:
             self._writer.release()
 
     def write(self, frame: np.ndarray) -> None:
-        """Append ``(height, width, 3)`` uint8, BGR, all frames of one size.
+        """Append ``(height, width, 3)`` uint8, BGR; all frames have the same size.
 
         Raises:
             UserError: this OpenCV cannot write such a file there.

@@ -1,4 +1,4 @@
-"""Checks a detection dataset before it is trained on: what it holds, and everything that is wrong with it."""
+"""Checks a detection dataset before training: what it contains, and everything that is wrong with it."""
 
 from ..defects import KINDS, Defect
 from .inspection import Inspection, inspect_dataset

@@ -19,7 +19,7 @@ from .inspection import Inspection
 from .probe import ImageFacts
 from .report import class_names
 
-_KEPT_MODES = ("RGB", "L", "1")  # grey loses nothing by staying grey
+_KEPT_MODES = ("RGB", "L", "1")  # grey images may stay grey
 _JPEG = (".jpg", ".jpeg", ".jfif")
 _SAME_RATIO = 0.02  # how far the scales of width and height may differ in an image that was resized as a whole
 _LONGEST_NAME = 200
@@ -27,10 +27,10 @@ _LONGEST_NAME = 200
 
 @dataclass
 class CopySummary:
-    """What became of images, objects and classes.
+    """What happened to images, objects and classes.
 
     Attributes:
-        images, encoded, objects: numbers of what was written, and how many images were re-encoded.
+        images, encoded, objects: numbers of images written, of images re-encoded and of objects written.
         dropped_objects: how many objects of the original are not in the copy.
         left_out: a line for every image that is not in the copy, with the reason.
         classes: a line for every class that was merged, added or left out.
@@ -58,19 +58,19 @@ class CopySummary:
 def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummary:
     """Write ``annotations/instances_<split>.json`` and ``<split>/`` with every image that can be used.
 
-    Images are hard links to the originals where the file system allows, else copies. Re-encoded (as RGB; JPEG stays
-    JPEG, others become PNG) are those that EXIF turns, with transparency or a palette, in print colours, or of 16
-    bits. Left out are images that are missing, broken, of floats, or of a size that tells nothing of where the boxes
-    are; boxes of an image that was resized as a whole are scaled. Boxes are clipped to the image; those without area,
-    repeated ones, and all that the report lists as unusable are left out. All splits get the same classes; classes of
-    one name become one.
+    Images are hard links to the originals if the file system supports them, else copies. Images with an EXIF rotation,
+    transparency, a palette, CMYK colours or 16 bits are re-encoded as RGB (JPEG stays JPEG, others become PNG). Images
+    that are missing, broken, of floats, or of a size from which the boxes cannot be located are left out; boxes of an
+    image that was resized as a whole are scaled. Boxes are clipped to the image; those without area, repeated ones, and
+    all that the report lists as unusable are left out. All splits get the same classes; classes with the same name are
+    merged.
 
     Args:
         inspection: of the dataset.
-        folder: must not exist, or be empty. It appears under its name when it is complete.
+        folder: must not exist, or be empty. It appears under its name only when it is complete.
 
     Raises:
-        FileExistsError: ``folder`` holds something.
+        FileExistsError: ``folder`` is not empty.
         ValueError: no image can be used.
         OSError: it cannot be written.
     """
@@ -102,7 +102,7 @@ def write_cleaned_copy(inspection: Inspection, folder: str | Path) -> CopySummar
 
 
 def _classes(inspection: Inspection, summary: CopySummary) -> list[str]:
-    """All classes but a placeholder that no split uses; notes what differs from any split's own."""
+    """All classes except a placeholder that no split uses; records how they differ from each split's."""
     splits = inspection.splits.values()
     used = {o.category for split in splits for image in split.images for o in image.objects}
     placeholders = {split.placeholder for split in splits} - used
@@ -189,7 +189,7 @@ def _clean_object(item: ObjectRecord, scale: tuple[float, float], size: tuple[in
 
 
 def _file_names(images: Sequence[tuple[ImageRecord, ImageFacts]]) -> dict[str, str]:
-    """A file name in the copy for each path: its own, with its folders in front where two share one."""
+    """A file name in the copy for each path: its own, prefixed by its folders if two share one."""
     facts = {image.path: (image.file_name, fact) for image, fact in images}
     counts = Counter(os.path.basename(name).casefold() for name, _ in facts.values())
     names: dict[str, str] = {}
@@ -212,7 +212,7 @@ def _file_names(images: Sequence[tuple[ImageRecord, ImageFacts]]) -> dict[str, s
 
 
 def _is_kept(fact: ImageFacts) -> bool:
-    """Whether the file itself can stand in the copy."""
+    """Whether the file can be used in the copy unchanged."""
     return fact.orientation == 1 and not fact.transparent and fact.mode in _KEPT_MODES
 
 

@@ -20,12 +20,12 @@ from .report import class_names
 _TILE = (480, 400)  # px; the largest width and height of an image on the page
 _TEXT = 17  # px; class names and titles
 _MARGIN = 8
-_GOLDEN = 0.618034  # turns of the colour circle between classes: neighbours differ, and none comes twice
+_GOLDEN = 0.618034  # step on the colour circle between classes: neighbours differ, and no colour repeats
 _RED, _BLACK, _WHITE = "#c1121f", "#000000", "#ffffff"
 
 
 def write_contact_sheet(inspection: Inspection, path: str | Path, *, count: int = 16, columns: int = 4) -> int:
-    """Draw images with their boxes, those with defects of their boxes or pixels among them.
+    """Draw images with their boxes, including some whose boxes or pixels have defects.
 
     Args:
         inspection: of the dataset.
@@ -34,7 +34,7 @@ def write_contact_sheet(inspection: Inspection, path: str | Path, *, count: int 
         columns: of the page.
 
     Returns:
-        The number of images drawn; no file is written for none.
+        The number of images drawn; if it is 0, no file is written.
     """
     font = _font()
     numbers = {name: i for i, name in enumerate(class_names(inspection))}
@@ -98,7 +98,7 @@ def _color(number: int) -> tuple[int, int, int]:
 
 
 def _font() -> ImageFont.ImageFont:
-    """Matplotlib's DejaVu, which knows most alphabets; Pillow's own where it is not there."""
+    """Matplotlib's DejaVu, which covers most alphabets; Pillow's default font without Matplotlib."""
     found = importlib.util.find_spec("matplotlib")
     path = os.path.join(os.path.dirname(found.origin), "mpl-data/fonts/ttf/DejaVuSans.ttf") if found else ""
     return ImageFont.truetype(path, _TEXT - 2) if os.path.isfile(path) else ImageFont.load_default(_TEXT - 2)

@@ -1,4 +1,4 @@
-"""Puts annotations and image files together and applies every rule."""
+"""Combines annotations with image files and applies every rule."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .probe import ImageFacts, probe_images
 
 @dataclass
 class Inspection:
-    """Everything known of a dataset.
+    """Everything known about a dataset.
 
     Attributes:
-        dataset: where it lies.
+        dataset: its location.
         splits: what could be read.
         facts: of the images of each split, in their order.
         defects: of reading, images, objects, and the dataset as a whole.
-        decoded: whether pixels were looked at.
+        decoded: whether pixels were decoded.
     """
 
     dataset: DatasetFolder
@@ -36,7 +36,7 @@ class Inspection:
         return any(defect.severity == ERROR for defect in self.defects)
 
     def images(self, name: str) -> list[tuple[ImageRecord, ImageFacts]]:
-        """The images of a split with what their files are."""
+        """The images of a split with the facts about their files."""
         return list(zip(self.splits[name].images, self.facts[name], strict=True))
 
 
@@ -47,7 +47,7 @@ def inspect_dataset(
 
     Args:
         dataset: from :func:`sqr.data.find_dataset` or :func:`sqr.data.layouts.single_file`.
-        queries: how many a detector has; a training image with more objects cannot be trained on.
+        queries: of the detector; a training image with more objects cannot be trained on.
         decode, workers: see :func:`~.probe.probe_images`.
     """
     splits = {name: split.read(name) for name, split in dataset.splits.items()}
@@ -69,7 +69,7 @@ def inspect_dataset(
 
 
 def _unreadable(split: SplitRecord) -> bool:
-    """Whether what was noted while reading already says why there is nothing in it."""
+    """Whether the defects found while reading already explain why the split is empty."""
     return any(defect.kind in ("unreadable_annotations", "no_images") for defect in split.defects)
 
 
@@ -139,7 +139,7 @@ def _split_defects(dataset: DatasetFolder) -> list[Defect]:
 
 
 def _repeated_content(inspection: Inspection) -> list[Defect]:
-    """Files with the same bytes: within a split they count twice, across splits they flatter the evaluation."""
+    """Files with the same bytes: within a split they count twice, across splits they bias the evaluation."""
     places = defaultdict(list)
     for name in inspection.splits:
         seen = set()

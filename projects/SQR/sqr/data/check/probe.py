@@ -1,4 +1,4 @@
-"""Looks at image files: size, kind of pixels, orientation, whether they decode, a digest of their content."""
+"""Reads image files: size, pixel format, orientation, whether they decode, a digest of their content."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..images import exif_orientation, upright_size, why_unreadable
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file is.
+    """Facts about an image file.
 
     Attributes:
         size: ``(width, height)`` as displayed; ``stored_size``: before the orientation of EXIF is applied.
-        mode: PIL's name of the kind of pixels.
+        mode: PIL's name of the pixel format.
         orientation: EXIF's, 1 to 8.
         transparent: it has an alpha channel or a transparent palette entry.
-        digest: of the file's bytes; empty where it was not decoded.
+        digest: of the file's bytes; empty if it was not decoded.
         fingerprint: 64 bits that are alike for images that look alike (whether each of 8 x 8 areas is brighter than
-            its right neighbour); None where it was not decoded or is of one colour.
+            its right neighbour); None if it was not decoded or has a single colour.
         error: why it cannot be used, empty if it can.
         missing: there is no such file.
     """
@@ -43,7 +43,7 @@ class ImageFacts:
 
 
 def probe_images(paths: Sequence[str], *, decode: bool = True, workers: int | None = None) -> list[ImageFacts]:
-    """Look at many files at a time; PIL's decoders run in parallel threads.
+    """Read many files; PIL's decoders run in parallel threads.
 
     Args:
         paths: of the files.
@@ -69,7 +69,7 @@ def _decoded(path: str) -> ImageFacts:
             data = file.read()
         with Image.open(io.BytesIO(data)) as image:
             facts = _facts(image)
-            image.draft(image.mode, (72, 64))  # JPEG: read all of it, but compute as few pixels as are looked at
+            image.draft(image.mode, (72, 64))  # JPEG: read the whole file, but decode at the smallest sufficient size
             image.load()
             return ImageFacts(**facts, digest=hashlib.sha1(data).hexdigest(), fingerprint=_fingerprint(image))
     except Exception as error:  # as above

@@ -16,7 +16,7 @@ _NAME_WIDTH = 24
 
 
 def report_dict(inspection: Inspection) -> dict:
-    """Everything that JSON can hold: classes, numbers of each split, defects with every place."""
+    """The full report for JSON: classes, numbers of each split, defects with all their places."""
     return {
         "path": inspection.dataset.root,
         "layout": inspection.dataset.layout,
@@ -34,12 +34,12 @@ def report_dict(inspection: Inspection) -> dict:
 
 
 def class_names(inspection: Inspection) -> list[str]:
-    """The first split's class names, and after them those that only others have."""
+    """The first split's class names, followed by those found only in other splits."""
     return list(dict.fromkeys(name for split in inspection.splits.values() for name in split.classes))
 
 
 def split_statistics(split: SplitRecord) -> dict:
-    """Images, boxes an image, and boxes by class and size; crowds are counted apart."""
+    """Images, boxes per image, and boxes by class and size; crowds are counted separately."""
     boxes = [(o.category, size_of(o.box)) for i in split.images for o in i.objects if not o.crowd]
     counts = [sum(not o.crowd for o in image.objects) for image in split.images]
     images_with = Counter(c for image in split.images for c in {o.category for o in image.objects if not o.crowd})

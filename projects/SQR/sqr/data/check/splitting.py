@@ -14,7 +14,7 @@ from .probe import ImageFacts
 # Copies at half the size and JPEG quality 50 differed in at most 6 of 64 bits, 1 of 31,125 pairs of different photos
 # in fewer than 8. Of 8 bands with 8 bits each, two fingerprints that differ in fewer than 8 bits share one.
 _BANDS = 8
-_DRAWS = 20  # of which the one that keeps most classes on both sides is taken
+_DRAWS = 20  # draws, of which the one that keeps most classes on both sides is used
 
 _Pair = tuple[ImageRecord, ImageFacts]
 
@@ -22,12 +22,12 @@ _Pair = tuple[ImageRecord, ImageFacts]
 def split_inspection(inspection: Inspection, share: float, *, seed: int = 0) -> Inspection:
     """Divide the only split among ``train`` and ``val``; a ``test`` split stays as it is.
 
-    Images of the same content and near-duplicates (frames of a video, rescaled or recompressed copies) go to the same
+    Images with the same content and near-duplicates (frames of a video, rescaled or recompressed copies) go to the same
     side, so that the validation images are new to the model.
 
     Args:
         inspection: with decoded images.
-        share: of the images that validate, between 0 and 1.
+        share: of the images used for validation, between 0 and 1.
         seed: of the draw.
 
     Raises:
@@ -63,7 +63,7 @@ def split_inspection(inspection: Inspection, share: float, *, seed: int = 0) -> 
 
 
 def _draw(groups: Sequence[list[_Pair]], target: int, rng: random.Random) -> tuple[list[_Pair], list[_Pair]]:
-    """Groups in random order; those that fit validate."""
+    """Assign groups in random order; those that fit are used for validation."""
     train, val = [], []
     for group in rng.sample(groups, len(groups)):
         side = val if len(val) + len(group) <= target else train

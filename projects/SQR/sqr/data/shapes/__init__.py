@@ -1,9 +1,9 @@
-"""The embedded *shapes* dataset: procedural, deterministic, COCO format, made on first use.
+"""The embedded *shapes* dataset: procedural, deterministic, COCO format, generated on first use.
 
 ``import sqr.data`` registers ``shapes_train`` and ``shapes_val`` with Detectron2; nothing is generated until
 one of them is loaded, by ``DatasetCatalog.get``, by a training or by ``python -m sqr.data.shapes --root
-DIR``. The files lie in a folder named after the version and a digest of every setting, so a change never
-meets stale files::
+DIR``. The files are in a folder named after the version and a digest of all settings, so stale files are
+never used::
 
     <DETECTRON2_DATASETS>/shapes_v1_seed0_<digest>/annotations/instances_{train,val}.json
                                                   /{train,val}/000000.png ...
@@ -28,7 +28,7 @@ from PIL import Image
 
 from .scene import CLASSES, SceneSettings, draw_scene
 
-VERSION = 1  # raise it with every change of what is drawn for the same settings
+VERSION = 1  # increment when the drawings for the same settings change
 SPLITS = ("train", "val")
 
 logger = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """Everything the bytes of the dataset depend on, besides :data:`VERSION`.
+    """Everything besides :data:`VERSION` that determines the bytes of the dataset.
 
     Attributes:
         train_images, val_images: number of images of each split.
-        seed: of the whole set. Image ``i`` of a split depends on the seed, the split and ``i`` only.
-        scene: what one image looks like.
+        seed: of the whole dataset. Image ``i`` of a split depends only on the seed, the split and ``i``.
+        scene: the appearance of an image.
     """
 
     train_images: int = 1500
@@ -57,7 +57,7 @@ class ShapesSettings:
 
 
 DEFAULT_SETTINGS = ShapesSettings()
-_registered: dict[str, tuple[Path, ShapesSettings]] = {}  # by name, what is to be generated where
+_registered: dict[str, tuple[Path, ShapesSettings]] = {}  # settings and location of each registered split
 
 
 def dataset_root() -> Path:
@@ -66,13 +66,13 @@ def dataset_root() -> Path:
 
 
 def ensure_shapes(root: str | Path | None = None, settings: ShapesSettings = DEFAULT_SETTINGS) -> Path:
-    """Generate the dataset unless it is there, and return its folder.
+    """Generate the dataset unless it exists, and return its folder.
 
-    The files are written beside their final place and renamed into it, so an interrupted run leaves no half
-    dataset and of several processes that race one wins and the others take its files.
+    The files are written beside their final location and renamed into it, so an interrupted run leaves no partial
+    dataset, and concurrent processes use the files of the first that finishes.
 
     Raises:
-        OSError: the root can't be written to.
+        OSError: the root cannot be written to.
     """
     root = Path(root) if root is not None else dataset_root()
     final = root / settings.folder
@@ -104,7 +104,7 @@ def shapes_files(
 
 
 def load_shapes(split: str, root: str | Path, settings: ShapesSettings) -> list[dict]:
-    """Detectron2 dataset dicts of a split, generated first where needed."""
+    """Detectron2 dataset dicts of a split, which is generated if needed."""
     ensure_shapes(root, settings)
     annotations, images = shapes_files(split, root, settings)
     return load_coco_json(str(annotations), str(images), f"shapes_{split}")

@@ -1,6 +1,6 @@
 """Draws one image of the *shapes* dataset: textured figures over a textured background, with exact boxes.
 
-Pure numpy and PIL, all randomness from the generator handed in. Boxes are absolute xywh in pixels, where
+Only NumPy and PIL; all randomness comes from the given generator. Boxes are absolute xywh in pixels, where
 pixel ``(x, y)`` covers the square from ``(x, y)`` to ``(x + 1, y + 1)``.
 """
 
@@ -18,23 +18,22 @@ _FILLS = ("flat", "gradient", "stripes", "checker", "noise")
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What an image of the dataset looks like. Lengths are pixels.
+    """The appearance of the dataset's images. Lengths are in pixels.
 
     Attributes:
         longest_side: of every image; the other side is drawn from ``min_aspect`` to 1 times it, in either
             direction.
         min_aspect: the smallest ratio of the two sides of an image.
-        max_objects, mean_objects: 1 to ``max_objects`` figures are drawn on an image that is not empty, in the mean
-            ``mean_objects``, before the hidden ones are dropped.
-        empty_share: chance of an image without any object, in [0, 1].
+        max_objects, mean_objects: a non-empty image has 1 to ``max_objects`` figures, ``mean_objects`` on average,
+            before hidden ones are dropped.
+        empty_share: probability of an image without objects, in [0, 1].
         min_size, max_size: range of a figure's longer diameter before rotation, sampled log-uniformly.
         min_figure_aspect: the smallest ratio of a figure's two diameters.
-        min_visible: figures of which a smaller share can be seen (occlusion and image border) are not drawn
-            at all.
+        min_visible: figures with a smaller visible share (occlusion and image border) are not drawn.
         min_box_side: the same for figures whose box, clipped to the image, is thinner than this.
         min_contrast: smallest mean colour difference (0 to 255) between a figure and the background's base
             colour.
-        background_contrast, clutter_contrast, fill_contrast: largest difference, a channel, of the background's second
+        background_contrast, clutter_contrast, fill_contrast: largest difference per channel of the background's second
             colour, of the strokes on it (both from its base colour), and of a figure's second colour from its first.
         noise: standard deviation of the pixel noise over the whole image, in grey levels.
     """
@@ -69,11 +68,11 @@ class _Figure:
 def draw_scene(rng: np.random.Generator, settings: SceneSettings) -> tuple[np.ndarray, list[dict]]:
     """Draw one image.
 
-    A box is the extent of a figure's part inside the image, whatever covers it; figures that are mostly
-    hidden are left out of the image, not only out of the annotations.
+    A box is the extent of the part of a figure inside the image, including occluded parts; figures that are mostly
+    hidden are not drawn at all.
 
     Returns:
-        The image, ``(height, width, 3)`` uint8 RGB, and one ``{"category": int, "bbox": [x, y, w, h]}`` a
+        The image, ``(height, width, 3)`` uint8 RGB, and one ``{"category": int, "bbox": [x, y, w, h]}`` per
         figure, from back to front.
     """
     height, width = _image_size(rng, settings)
@@ -148,9 +147,9 @@ def _polygon_area(points: np.ndarray) -> float:
 
 
 def _drop_hidden(figures: list[_Figure], height: int, width: int, settings) -> list[tuple]:
-    """Keep what can be seen, as ``(figure, clipped xyxy, alpha)`` from back to front.
+    """Keep the visible figures, as ``(figure, clipped xyxy, alpha)`` from back to front.
 
-    Walking from the front needs one pass: what is dropped hides nothing behind it. ``alpha`` is the coverage
+    Going from front to back needs one pass: a dropped figure hides nothing behind it. ``alpha`` is the coverage
     of ``(rows, columns)`` of the figure's own window, with the window's top-left corner: ``(coverage, top,
     left)``.
     """
@@ -183,8 +182,8 @@ def _clip_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
         crosses = (distance >= 0) != (next_distance >= 0)
         share = distance / np.where(crosses, distance - next_distance, 1.0)
         crossing = points + share[:, None] * (following - points)
-        # Each vertex is followed by the crossing of the edge that starts there, so the order round the
-        # polygon stays.
+        # Each vertex is followed by the crossing of the edge that starts there, which keeps the order of the
+        # polygon.
         keep = np.stack([distance >= 0, crosses], axis=1)
         points = np.stack([points, crossing], axis=1)[keep]
     return points
@@ -248,7 +247,7 @@ def _shift(rng, largest: float) -> np.ndarray:
 
 
 def _scribble(rng, image: np.ndarray, base: np.ndarray, contrast: float) -> None:
-    """Clutter that is no object: up to four strokes on the background, in place."""
+    """Draw clutter that is not an object: up to four strokes on the background, in place."""
     height, width, _ = image.shape
     canvas = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)

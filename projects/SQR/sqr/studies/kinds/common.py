@@ -1,4 +1,4 @@
-"""What the kinds share: options, configs, models, datasets, and the evaluation of what a model predicts."""
+"""Shared by the kinds: options, configs, models, datasets, and the evaluation of a model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ...evaluation.inference import dataset_name_of
 
 
 def take(options: Mapping, needed: Sequence[str], optional: Sequence[str] = ()) -> list:
-    """The options in order, None for an optional one that is not there.
+    """The options in order, None for absent optional ones.
 
     Raises:
-        UserError: one is missing, or there is one that nobody takes.
+        UserError: a missing or an unknown option.
     """
     unknown = sorted(set(options) - {*needed, *optional})
     if unknown:
@@ -37,7 +37,7 @@ def filled(overrides: Iterable[str] | None, data: Path) -> list[str]:
     """Overrides with ``{data}`` replaced by the folder of the datasets.
 
     Raises:
-        UserError: it is asked for and is not there.
+        UserError: the folder is needed but does not exist.
     """
     texts = [str(override) for override in overrides or ()]
     if any("{data}" in text for text in texts) and not data.is_dir():
@@ -46,7 +46,7 @@ def filled(overrides: Iterable[str] | None, data: Path) -> list[str]:
 
 
 def fresh_shapes(work: Path, *, seed: int, images: int) -> list[str]:
-    """Overrides that evaluate on new images of the shapes dataset: those of another seed than the embedded one's."""
+    """Overrides that evaluate on new images of the shapes dataset, of a seed other than the embedded one's."""
     settings = ShapesSettings(train_images=1, val_images=images, seed=seed)
     ensure_shapes(work, settings)
     annotations, folder = shapes_files("val", work, settings)
@@ -54,7 +54,7 @@ def fresh_shapes(work: Path, *, seed: int, images: int) -> list[str]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's weights, which results keep: another checkpoint makes them out of date."""
+    """A digest of a model's weights, stored with results to detect other checkpoints."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -63,12 +63,12 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def analyze_stages(cfg: DictConfig, model: nn.Module, batches: Iterable[list[dict]] | None = None) -> StageAnalysis:
-    """The stage analysis of what has ``forward_stages`` and ``postprocessor`` on the config's test data.
+    """The stage analysis of a model on the config's test data.
 
     Args:
         cfg: its evaluator names the dataset.
-        model: what predicts.
-        batches: what it is fed with; the config's test loader when None.
+        model: has ``forward_stages`` and ``postprocessor``.
+        batches: its inputs; the config's test loader when None.
     """
     cfg = editable(cfg)
     evaluator = StageEvaluator(dataset_name_of(cfg), distributed=False)

@@ -25,8 +25,8 @@ def measure_evaluation(cell: Cell, context: Context) -> Measurement:
     """Evaluate a checkpoint.
 
     Options: ``config``, ``checkpoint``, ``overrides``; ``fresh``, seed and number of new images of the shapes dataset
-    to evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, how many images to
-    time on their own.
+    to evaluate on; ``fuse``, ``rule`` and ``stages`` (:class:`FusedStages`); ``latency_images``, the number of images
+    to time individually.
     """
     config, checkpoint, overrides, fresh, fuse, latency_images = take(cell.options, ("config", "checkpoint"), _OPTIONAL)
     settings = filled(overrides, context.data) + (fresh_shapes(context.work, **fresh) if fresh else [])
@@ -44,10 +44,10 @@ def measure_evaluation(cell: Cell, context: Context) -> Measurement:
 
 @torch.no_grad()
 def processor_time(cfg: DictConfig, model: nn.Module, reference: nn.Module, images: int) -> tuple[float, float]:
-    """Processor time of an image on its own, postprocessing included, in ms and as a percentage of a reference's.
+    """Processor time per single image, including postprocessing, in ms and as a percentage of a reference's.
 
-    The two models take turns on the same images, so that other work on the machine slows both; medians over the
-    images, after three that do not count.
+    The two models take turns on the same images, so that other load slows both; medians over the
+    images, after three warm-up images.
     """
     loader = instantiate(cfg.dataloader.test)
     inputs: Sequence[dict] = [x for batch in loader for x in batch][: images + 3]

@@ -1,4 +1,4 @@
-"""What the frozen part of a trained model says of a dataset, computed once and kept on disk."""
+"""Outputs of the frozen part of a trained model on a dataset, computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EncodedImages:
     Attributes:
         memory: the encoder's, of all images.
         state: initial queries, ``(N, 1, Q, ...)``.
-        inputs: Detectron2's dicts; a stand-in of the same size takes the place of the pixels.
+        inputs: Detectron2's dicts, with a placeholder of the same size instead of the pixels.
     """
 
     memory: object
@@ -43,7 +43,7 @@ class EncodedImages:
 
 
 class EncodedDetector(nn.Module):
-    """A detector whose images are given by their ``row`` in what was encoded before; for the stage contract."""
+    """A detector whose images are given by their ``row`` in the cached encodings; implements the stage contract."""
 
     def __init__(self, model: QueryBasedDetector, images: EncodedImages):
         super().__init__()
@@ -65,9 +65,9 @@ def encode_images(
         model: in evaluation mode; its query generator makes one group of queries.
         samples: Detectron2's dataset dicts.
         mapper: makes inputs of them, ``instances`` included.
-        cache: folder of the files; the next call with the same key reads what this one wrote.
-        key: whatever the outcome depends on.
-        chunk: images at once.
+        cache: folder of the files; later calls with the same key read them.
+        key: everything that the outcome depends on.
+        chunk: images per batch.
     """
     inputs = []
     for row, sample in enumerate(samples):
@@ -112,5 +112,5 @@ def _encode(model: QueryBasedDetector, batches: Sequence[list[dict]]) -> dict:
 
 
 def _tensors(memory: object) -> dict[str, Tensor]:
-    """The fields of a memory that hold one row an image."""
+    """The fields of a memory with one row per image."""
     return {f.name: v for f in fields(memory) if isinstance(v := getattr(memory, f.name), Tensor)}

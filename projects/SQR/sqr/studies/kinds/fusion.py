@@ -1,4 +1,4 @@
-"""Detections from several stages of one model: rules to compare with the last stage on its own."""
+"""Detections from several stages of one model: rules to compare with the last stage."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class FusedStages(nn.Module):
         model: has ``forward_stages`` and ``postprocessor``.
         rule: ``"scores"`` takes the mean of the scores and the last stage's boxes, ``"boxes"`` the last stage's scores
             and the mean of the boxes, weighted by each stage's best score (a vote), ``"both"`` both means, and
-            ``"union"`` all stages' queries side by side.
-        stages: how many of the last ones.
+            ``"union"`` the queries of all stages.
+        stages: number of last stages to fuse.
 
     Raises:
         ValueError: an unknown rule, or fewer than two stages.

@@ -1,8 +1,8 @@
-"""Decoder-only screening: train decoders from scratch on what a frozen, trained encoder says of the images.
+"""Decoder-only screening: train decoders from scratch on the outputs of a frozen, trained encoder.
 
-Backbone, encoder and proposals of a trained model are computed once and kept; a cell then trains the config's decoder
-only, for a few hundred iterations, and is evaluated on images that neither has seen. It takes a minute or two on one
-core where a training takes half an hour, and answers a smaller question: what a plan does to a decoder, given good
+Backbone, encoder and proposals of a trained model are computed once and cached; a cell then trains only the config's
+decoder, for a few hundred iterations, and evaluates it on images that neither has seen. It takes a minute or two on one
+core instead of half an hour for a training, and answers a narrower question: what a plan does to a decoder, given good
 features. Images are not augmented.
 """
 

@@ -1,4 +1,4 @@
-"""A whole training in a process of its own, then the stage analysis of what it trained."""
+"""A full training in a separate process, followed by the stage analysis of its model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TIMES = "study_times.json"
 
 
 class NotReadyError(Exception):
-    """A cell needs the result of another one first."""
+    """A cell needs the result of another cell first."""
 
 
 def measure_training(cell: Cell, context: Context) -> Measurement:
-    """Train, resuming what an interrupted measurement left, and analyse.
+    """Train, resuming an interrupted measurement, and analyse.
 
     Options: ``config`` by dataset; ``iterations``; ``overrides``; ``stretch``, two arms: the iterations are multiplied
     by the ratio of their processor times per iteration, measured with the same seed; ``weights_of``, an arm whose
@@ -65,7 +65,7 @@ def _output(cell: Cell, context: Context) -> Path:
 
 
 def _train(command: list[str], output: Path) -> tuple[float, int]:
-    """Processor seconds and peak memory of all processes that this training took; they add up over resumed ones."""
+    """Processor seconds and peak memory of all processes of this training, including resumed ones."""
     times = output / _TIMES
     seconds, memory = json.loads(times.read_text()) if times.is_file() else (0.0, 0)
     if not (output / "model_final.pth").is_file():
@@ -93,7 +93,7 @@ def _time_ratio(cell: Cell, context: Context, longer: str, shorter: str) -> floa
 
 
 def _curve(output: Path, seconds: float, iterations: int) -> dict[str, list[float]]:
-    """AP against iterations, and against processor seconds in proportion."""
+    """AP against iterations, and against proportional processor seconds."""
     found: dict[int, float] = {}
     for line in (output / "metrics.json").read_text().splitlines():
         values = json.loads(line)
