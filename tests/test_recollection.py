@@ -91,7 +91,7 @@ def test_sets_say_which_step_and_stage_supervises_them():
     plan = Plan.selective(6)
     assert [(i.step, i.stage) for i in plan.sets[:6]] == [(1, 1), (2, 2), (2, 2), (3, 3), (3, 3), (3, 3)]
     assert [plan.slice(s).start for s in range(1, 7)] == [0, 1, 3, 6, 11, 19]
-    assert plan.inference_chain == (0, 2, 5, 10, 18, 31)
+    assert [plan.sets[plan.slice(s).stop - 1].path for s in (1, 2, 6)] == [(0, 1), (0, 1, 2), (0, 1, 2, 3, 4, 5, 6)]
     assert plan.loss_weights == (1.0,) * 6  # the paper's choice
 
 

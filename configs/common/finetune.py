@@ -19,7 +19,7 @@ def finetune(model, data, dataloader, optimizer, train, *, output_dir):
     data.val.name = None
     data.num_classes = None
     data.color_jitter = 0.2
-    dataloader.train.dataset.filter_empty = False  # images without objects count on one's own data
+    dataloader.train.dataset.filter_empty = False  # on your own data, images without objects count
     dataloader.train.total_batch_size = 4
     optimizer.lr = optimizer.lr / 2
     train.max_iter = 3000

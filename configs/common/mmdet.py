@@ -1,4 +1,4 @@
-"""What mmdetection's Deformable DETR, and SQR's on it, does otherwise than the official code with data and boxes."""
+"""How mmdetection's Deformable DETR, and SQR's based on it, differ from the official code in data and boxes."""
 
 
 def follow_mmdet(model, dataloader):

@@ -1,4 +1,4 @@
-"""Residual backbones small enough for two CPU cores: two basic blocks a stage."""
+"""Residual backbones small enough for two CPU cores: two basic blocks per stage."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet

@@ -7,15 +7,15 @@ train = {
     # A path or URL of initial weights: Detectron2 .pth or .pkl, a torchvision ResNet, a published
     # detector; "" for none.
     "init_checkpoint": "",
-    "init_modules": [],  # take only these from it, ["backbone"] for instance; empty: everything that fits
-    "freeze": [],  # modules that are not trained, ["backbone", "encoder.neck"] for instance: docs/backbones.md
-    # The length of the run: iterations, or passes over the training images; of the two, one is null.
+    "init_modules": [],  # load only these, for instance ["backbone"]; empty loads everything that fits
+    "freeze": [],  # modules that are not trained, for instance ["backbone", "encoder.neck"]: docs/backbones.md
+    # The length of the run: iterations, or passes over the training images; one of the two is null.
     "max_iter": 90000,
     "max_epochs": None,
-    "seed": 42,  # of everything: weights, sample order, augmentation, dropout; -1 draws one and records it
+    "seed": 42,  # of weights, sample order, augmentation and dropout; -1 draws one and records it
     "device": "cuda" if torch.cuda.is_available() else "cpu",
     "amp": {"enabled": False, "dtype": "bfloat16"},  # or float16, on GPUs
-    # Feed each batch in this many parts, one after the other: the same step with less memory.
+    # Process each batch in this many parts, one after the other: the same step with less memory.
     "accumulation_steps": 1,
     # The moving average of the weights, evaluated as ema/bbox/AP; see sqr.engine.ModelEMA for a short run's decay.
     "ema": {"enabled": False, "decay": 0.9998, "warmup_iters": 2000},
@@ -25,9 +25,9 @@ train = {
     "eval_images": 2,  # validation images that each evaluation draws, with their stages, for TensorBoard
     # model_best.pth by any metric of evaluations.json; metric=null for none.
     "best_checkpoint": {"metric": "bbox/AP", "mode": "max"},
-    # End after this many evaluations without a better one; patience=null never does.
+    # End after this many evaluations without improvement; patience=null disables it.
     "early_stopping": {"patience": None, "metric": "bbox/AP", "mode": "max", "min_delta": 0.0},
-    "hooks": [],  # of one's own: L(MyHook)(...) of detectron2.engine.HookBase, after this package's
+    "hooks": [],  # your own: L(MyHook)(...) of detectron2.engine.HookBase, after this package's
     "log_period": 20,
     "wandb": {"enabled": False, "project": "detectron2-sqr", "name": None},
     "cudnn_benchmark": False,
@@ -38,5 +38,5 @@ train = {
 
 # ImageNet weights of torchvision's ResNet-50 in Detectron2's format: train.init_checkpoint of the recipes.
 IMAGENET_R50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
-# The same of ResNet-101; Detectron2 hosts no copy, so it is torchvision's own file.
+# The same for ResNet-101; Detectron2 hosts no copy, so this is torchvision's file.
 IMAGENET_R101 = "https://download.pytorch.org/models/resnet101-63fe2227.pth"

@@ -3,7 +3,7 @@
     projects/SQR/train_net.py --config-file quick/dab_detr_shapes \
         train.init_checkpoint=zoo://quick/sqr_deformable_detr_shapes 'train.init_modules=[backbone]'
 
-The second line starts from a backbone that knows the data, as the published models do; without it, it learns from
+The second line starts from a pretrained backbone, as the published models do; without it, the backbone learns from
 scratch, much more slowly.
 """
 

@@ -290,11 +290,6 @@ class Plan:
         begin = sum(self.groups[: step - 1])
         return slice(begin, begin + self.groups[step - 1])
 
-    @property
-    def inference_chain(self) -> tuple[int, ...]:
-        """Index into :attr:`sets` of the sequential chain's set of each step: always the step's last group."""
-        return tuple(self.slice(step).stop - 1 for step in range(1, self.num_steps + 1))
-
     @cached_property
     def step_names(self) -> tuple[str, ...]:
         """``"stage1"``, ``"stage2"``, ...; a stage that runs again is ``"stage6_again"``, ``"stage6_again2"``."""

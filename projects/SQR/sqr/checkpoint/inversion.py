@@ -1,4 +1,4 @@
-"""This package's names back to a published layout, from the layout's own forward rules.
+"""Converts this package's names back to a published layout by inverting the layout's rules.
 
 A rule ``(pattern, replacement)`` is turned round: what its groups stand for is matched in our name, and the pattern's
 text around the groups is the published name. Optional parts, such as mmdet's ``(?:roi_head\\.)?``, are written. Several
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from .conversion import Layout, Part, StateDict, forward_names, has_no_bias, rename
 
-COUNTERS = "num_batches_tracked"  # of BatchNorm: some published files have it, no result depends on it
+COUNTERS = "num_batches_tracked"  # of BatchNorm: some published files have it, but no result depends on it
 
 
 def restore(state_dict: StateDict, layout: Layout) -> dict[str, Tensor]:
     """A state dict with this package's names under a published layout's.
 
-    What stages share here is written once, what the published model lists twice is written twice; batch norm's
-    counters are not written.
+    Modules that stages share are written once, and those that the published model lists twice are written twice; batch
+    norm's counters are not written.
 
     Raises:
         ValueError: a tensor that the layout has no name for, or stages that differ in what the layout shares.
@@ -73,7 +73,7 @@ def _check_round_trip(ours: StateDict, published: StateDict, layout: Layout) -> 
 def _published_names(key: str, inverted: list, forward: list) -> list[tuple[str, Part | None]]:
     """The published names whose forward rules give ``key``, or one for each part of it.
 
-    Of several rules the one that leaves least to groups counts.
+    Of several rules, the one with the least text in groups is used.
     """
     best: dict[int | None, tuple[int, str, Part | None]] = {}
     for pattern, template, part in inverted:
@@ -91,9 +91,9 @@ def _published_names(key: str, inverted: list, forward: list) -> list[tuple[str,
 def _invert(
     pattern: str, replacement: str | tuple[str, ...] | Part
 ) -> list[tuple[re.Pattern, list[str | int], Part | None]]:
-    """Our name's pattern, the published name's parts (text, or a group's number) and which part of our tensor it is.
+    """The pattern of our name, the published name's parts (text, or a group's number) and the part of our tensor.
 
-    One for each of the rule's names.
+    One per name of the rule.
     """
     parts, groups = _parse(pattern)
     part = replacement if isinstance(replacement, Part) else None
@@ -102,7 +102,7 @@ def _invert(
     for name in names:
         pieces = re.split(r"\\(\d)", name)  # text, group, text, group, ..., text
         if sorted(map(int, pieces[1::2])) != sorted(groups):
-            continue  # it forgets a group: there is no way back
+            continue  # it drops a group and cannot be inverted
         ours = "".join(
             f"(?P<g{piece}>{groups[int(piece)]})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
         )

@@ -1,4 +1,4 @@
-"""The published layouts that can be read. The right-hand sides are this package's names."""
+"""The published layouts that can be read. The replacements are this package's names."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _detrex_dino(state_dict: StateDict) -> Rules:
 
 
 def _dino_decoder(stages: int) -> Rules:
-    """What DINO has beyond two-stage Deformable DETR."""
+    """The parts of DINO beyond two-stage Deformable DETR."""
     return [
         (r"transformer\.decoder\.((?:norm|ref_point_head)\..+)", every_stage(stages, r"\1")),
         (r"transformer\.tgt_embed\.weight", r"query_generator.content.weight"),
@@ -89,7 +89,7 @@ def _mmcv_deformable_transformer(prefix: str) -> Rules:
 
 
 def _channel_mapper(state_dict: StateDict, norm: str) -> Rules:
-    """mmdet's and detrex's neck; ``norm`` is what they call a level's norm."""
+    """mmdet's and detrex's neck; ``norm`` is their name of a level's norm."""
     convs = indices(state_dict, r"neck\.convs\.(\d+)\.")
     if not convs:  # our names: the extra level is the one of a 3x3 convolution
         ours = re.compile(r"encoder\.neck\.convs\.\d+\.weight")

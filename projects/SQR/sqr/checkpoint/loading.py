@@ -21,12 +21,12 @@ from .registry import convert, detect_layout, without_wrappers
 logger = logging.getLogger(__name__)
 
 _WITHOUT = "set train.init_checkpoint= (empty) to start from random weights"
-_COUNTERS = "num_batches_tracked"  # of BatchNorm: published files have it or not, and no result depends on it
+_COUNTERS = "num_batches_tracked"  # of BatchNorm: optional in published files, no result depends on it
 
 
 @dataclass
 class LoadReport:
-    """Which tensors of the model were loaded, which were not, and which of the file have no place.
+    """The loaded and missing tensors of the model, and the unexpected tensors of the file.
 
     ``heads``: what became of class heads.
     """
@@ -37,7 +37,7 @@ class LoadReport:
     heads: ClassHeadChanges = field(default_factory=ClassHeadChanges)
 
     def lines(self) -> list[str]:
-        """What there is to say beyond the number of tensors loaded."""
+        """Messages beyond the number of loaded tensors."""
         heads = self.heads
         anew = f", those of {_listed(heads.new_classes)} initialised anew" if heads.new_classes else ""
         said = (
@@ -67,9 +67,10 @@ def load_model_weights(
     Args:
         model: possibly wrapped for several processes.
         source: path or URL as :func:`~sqr.checkpoint.files.read_weights` takes it; empty loads nothing. Of several,
-            with `` + `` between them (``timm://NAME + zoo://NAME``), each adds what those before it lack and what fits.
-        complete: every tensor of the model must be in the file, as for an evaluation.
-        modules: take only these modules (``"backbone"``, ``"encoder.layers"``) from the file; empty takes all.
+            with `` + `` between them (``timm://NAME + zoo://NAME``), each adds matching tensors that the previous ones
+            lack.
+        complete: every tensor of the model must be in the file, as in an evaluation.
+        modules: load only these modules (``"backbone"``, ``"encoder.layers"``) from the file; empty takes all.
         class_names: of the model's classes, where they are known.
 
     Raises:
@@ -157,8 +158,8 @@ def place_weights(
     Args:
         model: not wrapped.
         weights: its tensors by name, and possibly others.
-        name: what to call the weights in errors.
-        hint: what to do where they do not fit.
+        name: of the weights in errors.
+        hint: what to do if they do not fit.
         complete, class_names: as in :func:`load_model_weights`.
         file_classes: the names of the weights' classes, where they are known.
 
@@ -199,7 +200,7 @@ def _only(weights: dict[str, Tensor], modules: Sequence[str], name: str) -> dict
 
 
 def _fit_names(model: nn.Module, data: Weights, name: str) -> dict[str, Tensor]:
-    """Bring a checkpoint's names to the model's. What stands beside a wrapped model keeps its names."""
+    """Convert a checkpoint's names to the model's. What stands beside a wrapped model keeps its names."""
     target, tensors = model.state_dict(), data.tensors
     if data.loose:
         return align_and_update_state_dicts(target, tensors, c2_conversion=data.caffe2)
@@ -236,7 +237,7 @@ def _known_backbone(
 
 
 def _from_torchvision_resnet(weights: dict[str, Tensor], target: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """``layer1.0.bn1.weight`` to ``<prefix>res2.0.conv1.norm.weight``, where the model has its ResNet."""
+    """``layer1.0.bn1.weight`` to ``<prefix>res2.0.conv1.norm.weight``, with the prefix of the model's ResNet."""
     stems = [k.removesuffix("stem.conv1.weight") for k in target if k.endswith("stem.conv1.weight")]
     if len(stems) != 1:
         raise UserError(
@@ -254,7 +255,7 @@ def _from_torchvision_resnet(weights: dict[str, Tensor], target: dict[str, Tenso
 
 
 def _problem(report: LoadReport, weights: dict[str, Tensor], target: dict[str, Tensor], complete: bool) -> str:
-    """Why the weights are not the model's, or nothing."""
+    """Why the weights do not fit the model; empty if they do."""
     wrong = [k for k in report.loaded if weights[k].shape != target[k].shape]
     if len(report.loaded) <= len(report.unexpected):
         return (

@@ -57,7 +57,7 @@ def without_wrappers(state_dict: StateDict, prefix: str = "") -> Iterator[tuple[
 
 
 def _no_layout(state_dict: StateDict, missing: dict[str, list[str]]) -> str:
-    """What to say of keys that no layout fits: the nearest one, what it lacks, the first keys that are not its own."""
+    """The error for keys that fit no layout: the nearest one, what it lacks, the first keys not in it."""
     strangers = {layout.name: unknown_keys(state_dict, layout) for layout in LAYOUTS}
     nearest = min(LAYOUTS, key=lambda c: (len(missing[c.name]) / len(c.signature), len(strangers[c.name])))
     expected = ", ".join(re.sub(r"\\|\(\?:|\)\?", "", pattern) for pattern in missing[nearest.name])
@@ -93,7 +93,7 @@ def convert(state_dict: StateDict, layout: str | None = None) -> tuple[dict, Con
         The renamed state dict and a report.
 
     Raises:
-        ValueError: an unknown layout, or keys that the layout does not know.
+        ValueError: an unknown layout, or keys that the layout does not have.
     """
     name = detect_layout(state_dict) if layout is None else layout
     _, prefix = _recognise(state_dict, [name]) or (name, "")
@@ -116,7 +116,7 @@ def convert_back(state_dict: StateDict, layout: str) -> dict:
 
     Raises:
         ValueError: an unknown layout, a state dict that is not of this package's names, or one that the layout cannot
-            hold.
+            represent.
     """
     target = get_layout(layout)
     found = detect_layout(state_dict)

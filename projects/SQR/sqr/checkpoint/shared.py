@@ -1,7 +1,7 @@
-"""Modules that a model has once and a state dict lists several times.
+"""Modules that exist once in a model but several times in a state dict.
 
-What stages share (output norm, heads, position networks) is saved once in published files; here every stage's state
-lists it, so rules give such a tensor one name a stage. And some published models list their heads twice.
+Modules shared by stages (output norm, heads, position networks) are saved once in published files, but listed in every
+stage's state here, so rules give such a tensor one name per stage. Some published models also list their heads twice.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def every_stage(num_stages: int, name: str, *, first: int = 0) -> tuple[str, ...
 
 
 def heads_twice(state_dict: StateDict, decoder: str = "transformer.decoder") -> list[tuple[str, str]]:
-    """Which heads the forms of Deformable DETR list under the decoder too (:attr:`Layout.copies`).
+    """The heads that the forms of Deformable DETR also list under the decoder (:attr:`Layout.copies`).
 
-    None in the plain form, whose stages have one pair of heads; the box heads where boxes are refined; all heads of the
+    None in the plain form, whose stages have one pair of heads; the box heads with refinement; all heads in the
     two-stage form.
 
     Args:

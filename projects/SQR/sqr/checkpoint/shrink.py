@@ -1,20 +1,22 @@
-"""The last stage of a decoder as a model of its own, run in a loop.
+"""Turns the last stage of a decoder into a model that runs it in a loop.
 
 Dense recollection with recurrence (the plan ``dense_recurrent``) trains the last stage on the initial queries and on
-its own outputs, so after training it can do every stage's work: of a six-stage AdaMixer one stage remains. A model
-trained otherwise can be cut too, but its last stage never saw what the loop feeds it.
+its own outputs, so after training it can replace all stages: one stage of a six-stage AdaMixer remains. Other
+models can be cut too, but their last stage never saw the inputs that the loop gives it.
 
-What differs between stages, detector by detector, and what becomes of it in a decoder of one stage:
+The differences between stages by detector, and how a decoder of one stage handles them:
 
-- Deformable DETR, plain, and DETR: nothing but the layers; heads (and DETR's output norm) are shared, and listed in
-  each stage's state, so they stay.
-- Deformable DETR with refinement, two-stage, H-DETR, AdaMixer: heads of its own in every stage; the last stage's stay.
+- Deformable DETR, plain, and DETR: only the layers differ; heads (and DETR's output norm) are shared and listed in
+  each stage's state, so they are kept.
+- Deformable DETR with refinement, two-stage, H-DETR, AdaMixer: every stage has its own heads; the last stage's are
+kept.
   The loop starts at points, proposals or full-image boxes and continues from refined boxes, of which dense recollection
-  trains both (paths ``0-6`` and ``...-6-6``). The encoder's proposal heads belong to the query generator and stay.
+  trains both (paths ``0-6`` and ``...-6-6``). The encoder's proposal heads belong to the query generator and are kept.
 - DAB-DETR, DAB-Deformable-DETR, Conditional and Group DETR: only the first stage adds positions to contents and leaves
-  the sine embedding unscaled. The last stage never did, so the decoder of one stage has no such stage
+  the sine embedding unscaled. The last stage does not, so the decoder of one stage has no such stage
   (``special_first=False``); the shared position networks are listed in the last stage's state too.
-- Groups of initial queries and auxiliary sets belong to the query generator and stay; evaluation uses the first group.
+- Groups of initial queries and auxiliary sets belong to the query generator and are kept; evaluation uses the first
+group.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ def last_stage_alone(state_dict: StateDict) -> dict[str, Tensor]:
 def looped_config(cfg: DictConfig, times: int) -> DictConfig:
     """A copy of a training config whose model has one stage and runs it ``times`` times in evaluation.
 
-    Detectors whose first stage differs from the others (``special_first``) get one of the others, which is what the
-    last stage was.
+    For detectors whose first stage differs from the others (``special_first``), the stage is one of the others, like
+    the last stage.
 
     Raises:
         ValueError: the decoder's stages are not made by a function that takes ``num_stages``, or ``times`` is not
@@ -70,7 +72,7 @@ def looped_config(cfg: DictConfig, times: int) -> DictConfig:
     stages.num_stages = 1
     if "special_first" in takes:
         stages.special_first = False
-    Plan.looped(1, times=times)  # says what is wrong with ``times``
+    Plan.looped(1, times=times)  # raises an error about ``times``
     cfg.model.decoder.plan = "sequential"
     cfg.model.decoder.inference_plan = {"name": "looped", "times": times}
     return cfg

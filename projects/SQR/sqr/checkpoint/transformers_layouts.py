@@ -1,8 +1,8 @@
 """Names of Hugging Face ``transformers``: DETR, DAB-DETR and Deformable DETR (all three forms).
 
 Files on the hub, and files that ``save_pretrained`` writes in version 4 or 5, have the names of version 4; models of
-version 5 have renamed a few modules (``out_proj`` to ``o_proj``, ``fc1`` to ``mlp.fc1``). Both are read, the former are
-written. Tensors that a model ties are once in a ``.safetensors`` file and twice in a state dict; either will do.
+version 5 have renamed a few modules (``out_proj`` to ``o_proj``, ``fc1`` to ``mlp.fc1``). Both can be read; the
+former are written. Tied tensors occur once in a ``.safetensors`` file and twice in a state dict; both are accepted.
 
 The backbone is timm's ResNet, as in the published files, or ``transformers``' own: two layouts of each detector.
 """
@@ -37,7 +37,7 @@ def _own_resnet() -> Rules:
 
 
 def _attention(theirs: str, ours: str) -> Rules:
-    """Separate projections, which are one packed projection here."""
+    """Separate projections, which are packed into one here."""
     return [
         *[(theirs + rf"{x}_proj\.(weight|bias)", Part(ours + r"in_proj_\2", i, 3)) for i, x in enumerate("qkv")],
         (theirs + r"out_proj\.(.+)", ours + r"out_proj.\2"),
@@ -135,10 +135,10 @@ def _deformable_detr(state_dict: StateDict) -> Rules:
 
 
 def _deformable_heads(state_dict: StateDict, kind: str, stages: int) -> Rules:
-    """The heads of a kind, of which tied ones may be there once.
+    """The heads of one kind, of which tied ones may occur once.
 
-    They stand at the top, and where boxes are refined also under the decoder; a ``.safetensors`` file may have either,
-    and of heads that all stages share only the first.
+    They are at the top level and, with box refinement, also under the decoder; a ``.safetensors`` file may have either,
+    and only the first of heads that all stages share.
     """
     top, decoder = rf"{kind}_embed\.", rf"model\.decoder\.{kind}_embed\."
     found = {place: indices(state_dict, place + r"(\d+)\.") for place in (top, decoder)}

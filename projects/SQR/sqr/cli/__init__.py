@@ -1,8 +1,8 @@
 """Command lines, one module per command; ``sqr``, ``train_net.py`` and ``tools/*`` are a few lines over them.
 
-Importing this package, which every command does before PyTorch is loaded, silences warnings of other packages that a
-user can do nothing about, and lets idle OpenMP threads sleep: threads that spin while they wait for each other made a
-training step on two threads of a machine with other work take 18 s instead of 3.4 s.
+Importing this package, which every command does before PyTorch is loaded, silences warnings of other packages that
+users cannot act on, and lets idle OpenMP threads sleep: spinning threads made a training step on two threads of a busy
+machine take 18 s instead of 3.4 s.
 """
 
 import logging

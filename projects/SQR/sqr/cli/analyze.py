@@ -67,7 +67,7 @@ def run_config(args: argparse.Namespace) -> int:
 
 
 def analyze_config(args: argparse.Namespace) -> None:
-    """What each process does for ``--config-file``."""
+    """The work of each process for ``--config-file``."""
     setup_logs(args.output)
     cfg = load_run_config(args.config_file, args.opts)
     if not has_weights(cfg):
@@ -116,11 +116,11 @@ def load_and_analyze(
     """Analyse predictions on disk.
 
     Args:
-        paths: one directory of predictions (or an output directory that has one), or COCO result files, one a stage.
-        annotations: COCO annotation file; what the directory's ``meta.json`` says when None.
+        paths: one directory of predictions (or an output directory that has one), or COCO result files, one per stage.
+        annotations: COCO annotation file; by default that of the directory's ``meta.json``.
         images: folder of the images, likewise.
         ious, epsilons: see :func:`~sqr.evaluation.analysis.analyze`.
-        name: what to call the predictions.
+        name: of the predictions.
         partial: evaluate on the predicted images only.
 
     Returns:
@@ -156,7 +156,7 @@ def analyze_and_publish(
         model: with its weights.
         output_dir: gets ``predictions/``, ``stage_analysis.json``, ``stage_analysis.csv``, ``figures/`` and
             ``report.html``.
-        name: what tables and report call the model.
+        name: of the model in tables and report.
 
     Returns:
         The report's path; None on all but the main process.
@@ -178,7 +178,7 @@ def publish(
 ) -> Path | None:
     """Print the tables, draw the figures and stage strips, write the report; returns the report's path.
 
-    ``metrics`` is the ``metrics.json`` of the training, whose curves are drawn where it exists.
+    ``metrics`` is the ``metrics.json`` of the training, whose curves are drawn if it exists.
     """
     output = Path(output)
     print(format_summary(result.summary()))
@@ -264,7 +264,7 @@ def image_root_of(dataset_name: str) -> str | None:
 
 
 def metrics_of(cfg: DictConfig) -> Path:
-    """Where the training of a config's weights left its numbers: beside them."""
+    """The ``metrics.json`` of the training of a config's weights, beside them."""
     return Path(cfg.train.init_checkpoint).parent / "metrics.json"
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks, on a CPU or a GPU; docs/benchmarks.md says what each one tells.
+"""Benchmarks, on a CPU or a GPU; described in docs/benchmarks.md.
 
     sqr bench ops
     sqr bench loss
@@ -7,7 +7,7 @@
     sqr bench memory --config-file deformable_detr/sqr_deformable_detr_r50_50ep --num-gpus 8 --budget 24GB
     sqr bench evaluation
 
-Each stores what it found with ``--json FILE``. ``--against COMMIT`` runs the benchmark in a checkout of that commit
+``--json FILE`` stores the results. ``--against COMMIT`` runs the benchmark in a checkout of that commit
 and in this one in turn, and prints the ratios of old to new.
 """
 

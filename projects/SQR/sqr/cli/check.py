@@ -18,16 +18,17 @@ from ..data.check.report import report_dict, report_text
 from ..data.check.splitting import split_inspection
 from ..data.layouts import DatasetFolder, UnknownLayoutError, find_dataset, single_file
 from ..errors import UsageError, as_user_error, report_error
+from ..files import write_json
 
-_SHOWN_CHANGES = 20  # of --fix; all are in fix.json
+_SHOWN_CHANGES = 20  # changes of --fix to print; all are in fix.json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 if the dataset can be trained on, 1 if training or evaluation would fail, 2 for a command that makes no
-        sense. With ``--fix`` this is said of the copy.
+        0 if the dataset can be trained on, 1 if training or evaluation would fail, 2 for an invalid
+        command. With ``--fix`` this refers to the copy.
     """
     args = _parser().parse_args(argv)
     try:
@@ -70,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
             print(f"    {line}", file=sys.stderr)
         if len(summary.changes) > _SHOWN_CHANGES:
             print(f"    and {len(summary.changes) - _SHOWN_CHANGES} more, in {folder / 'fix.json'}", file=sys.stderr)
-        (folder / "fix.json").write_text(json.dumps(asdict(summary), indent=1))
+        write_json(folder / "fix.json", asdict(summary))
         if failing:
             print(report_text(copy, examples=args.examples), file=sys.stderr)
     root = args.fix or args.path
@@ -98,7 +99,7 @@ def _dataset(path: str, images: str | None) -> DatasetFolder:
 def _write_files(inspection: Inspection, folder: Path, *, sheet: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     report = folder / "report.json"
-    report.write_text(json.dumps(report_dict(inspection), indent=1))
+    write_json(report, report_dict(inspection))
     if sheet > 0:
         picture = folder / "contact_sheet.png"
         if write_contact_sheet(inspection, picture, count=sheet):

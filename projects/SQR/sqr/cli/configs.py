@@ -1,4 +1,4 @@
-"""List the shipped configs, or copy one to start a config of one's own.
+"""List the shipped configs, or copy one as the start of your own config.
 
 sqr configs ls [PATTERN]
 sqr configs cp quick/finetune_sqr_deformable_detr mine.py
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_configs(pattern: str) -> int:
-    """Print the names that match, ``*`` behind those with a trained checkpoint."""
+    """Print the matching names, with ``*`` after those with a trained checkpoint."""
     trained = set(checkpoint_names())
     names = [n for n in config_names() if fnmatch.fnmatch(n, pattern) or pattern in n]
     if not names:
@@ -48,7 +48,7 @@ def list_configs(pattern: str) -> int:
 
 
 def copy_config(name: str, file: Path) -> int:
-    """Write a file that takes everything from a shipped config and leaves room for changes."""
+    """Write a config file that starts from a shipped config and can be edited."""
     with as_user_error(ValueError):
         name = config_name(name)
     if file.suffix != ".py":

@@ -67,7 +67,7 @@ def run_back(args: argparse.Namespace) -> None:
 
 
 def run_shrink(args: argparse.Namespace) -> None:
-    """The last stage alone, and beside it a config (OUT with .yaml) that runs it in a loop."""
+    """Keep only the last stage, and write a config (OUT with .yaml) that runs it in a loop."""
     weights, _ = _native_weights(args.input, None)
     cfg = _config(_config_of(args))
     before = num_stages(weights)
@@ -110,7 +110,7 @@ def _native_weights(path: str, layout: str | None) -> tuple[dict[str, Tensor], S
 def _config_of(args: argparse.Namespace) -> str:
     beside = Path(args.input).parent / "config.yaml"
     if args.config_file or not beside.is_file():
-        return args.config_file  # nothing at all is an error of load_config
+        return args.config_file  # an empty file is an error of load_config
     return str(beside)
 
 
@@ -130,7 +130,7 @@ def _write(
 
 
 def _count(weights: Mapping[str, Tensor]) -> str:
-    """Numbers in different storages: what stages share counts once."""
+    """Count numbers in different storages: shared modules count once."""
     storages = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}
     return f"{sum(storages.values()) / 1e6:.1f} M numbers"
 

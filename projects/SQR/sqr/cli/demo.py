@@ -2,7 +2,7 @@
 
     sqr demo --output output/demo [--config-file quick/sqr_deformable_detr_shapes] [key=value ...]
 
-Run again, it resumes an unfinished training and skips a finished one.
+A repeated call resumes an unfinished training and skips a finished one.
 """
 
 from __future__ import annotations

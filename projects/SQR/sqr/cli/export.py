@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 for errors that the user can fix, 2 for options that make no sense)."""
+    """Run the command; returns the exit code (1 for errors that the user can fix, 2 for invalid options)."""
     args = export_parser().parse_args(argv)
     try:
         return run(args)
@@ -78,7 +78,7 @@ def _check(args: argparse.Namespace, predictor: Predictor, traced: tuple[int, in
 
 
 def _metadata(predictor: Predictor, config: str) -> dict[str, object]:
-    """What another program needs to feed the file and to read what it returns."""
+    """Metadata that other programs need to prepare inputs and interpret outputs."""
     resizing = next((a for a in predictor.mapper.augmentations.augs if hasattr(a, "short_edge_length")), None)
     sizes = {} if resizing is None else {"min_size": resizing.short_edge_length[0], "max_size": resizing.max_size}
     model = predictor.model

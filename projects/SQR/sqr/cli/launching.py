@@ -1,4 +1,4 @@
-"""The shell of a training command: processes, exit codes, errors on one line."""
+"""Runs training commands: processes, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Nam
 
     In a process that ``torchrun`` started, join the others instead.
 
-    0 for success, 1 for an error that the user can fix, 2 for a command line or config that makes no
-    sense, 128 + n for signal n. Such errors are one line on stderr; any other exception keeps its traceback.
+    0 for success, 1 for an error that the user can fix, 2 for an invalid command line or
+    config, 128 + n for signal n. Such errors are one line on stderr; any other exception keeps its traceback.
     """
     device = next((o.partition("=")[2] for o in reversed(args.opts) if o.startswith("train.device=")), None)
     several = args.num_gpus * args.num_machines > 1
@@ -39,7 +39,7 @@ def run_command(main: Callable[[argparse.Namespace], object], args: argparse.Nam
             raise UsageError("torchrun starts the processes; leave out --num-gpus and --num-machines")
         check_num_processes(args.num_gpus, device)
         if (several or launched) and device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # NCCL is taken where there is a GPU
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # NCCL is used if there is a GPU
         if launched:
             join_process_group()
             _Guarded(main)(args)
@@ -82,7 +82,7 @@ _WAIT_FOR_MAIN = 2.0  # seconds
 
 
 class _Guarded:
-    """``main`` with its user errors turned into an exit code, in whatever process it runs; can be pickled."""
+    """``main`` with its user errors turned into an exit code, in any process; picklable."""
 
     def __init__(self, main: Callable[[argparse.Namespace], object]):
         self.main = main
@@ -101,20 +101,20 @@ class _Guarded:
 
 
 def _report(error: UserError) -> int:
-    """Report an error that one process or several have; returns the exit code."""
+    """Report an error of one or several processes; returns the exit code."""
     if error.__cause__ is not None:
         # The traceback goes to the log file only; the terminal gets one line.
         log_to_file("".join(traceback.format_exception(error)))
     if not comm.is_main_process():
         if isinstance(error, (NonFiniteElsewhereError, ProcessLostError)):
             return error.exit_code
-        # An error that all processes have is the main one's to report; the launcher then ends this one.
+        # An error of all processes is reported by the main one; the launcher then ends this one.
         time.sleep(_WAIT_FOR_MAIN)
     return report_error(error)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Report a failed write of TensorBoard's thread on one line: the disk is full, which others find out too."""
+    """Report a failed write of TensorBoard's thread on one line: the disk is full, which others report too."""
     if isinstance(failure.exc_value, OSError):
         print(f"warning: {one_line(failure.exc_value)}", file=sys.stderr, flush=True)
     else:

@@ -1,4 +1,4 @@
-"""The ``sqr`` command: ``sqr COMMAND ...``. Lists and the main commands' help load neither PyTorch nor Detectron2."""
+"""The ``sqr`` command: ``sqr COMMAND ...``. Lists and main help texts load neither PyTorch nor Detectron2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import metadata
 
 from .options import PARSERS
 
-# command: its module, arguments put in front, and a line for the list
+# command: its module, arguments to prepend, and a line for the list
 COMMANDS = {
     "train": ("train", (), "train a detector, or resume: sqr train NAME data.root=FOLDER train.output_dir=RUN"),
     "eval": ("train", ("--eval-only",), "evaluate: sqr eval NAME train.init_checkpoint=FILE, or sqr eval --run RUN"),

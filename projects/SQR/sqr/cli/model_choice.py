@@ -1,4 +1,4 @@
-"""Which model a command uses, by the options that each has."""
+"""Selects the model of a command by its options."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .options import DEFAULT_CONFIG
 
 
 def chosen_model(args: argparse.Namespace) -> tuple[str | DictConfig, str]:
-    """The config and the checkpoint that the options name; a checkpoint on its own brings its config.
+    """The config and the checkpoint that the options name; a checkpoint of a training contains its config.
 
     Raises:
-        UsageError: ``--run`` beside ``--config-file``.
+        UsageError: ``--run`` together with ``--config-file``.
         UserError: a run's files are missing, or a checkpoint does not say which model it is of.
     """
     if args.run and args.config_file:

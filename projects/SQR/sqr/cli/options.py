@@ -1,4 +1,4 @@
-"""The options of the commands that load PyTorch, kept apart so that their ``--help`` does not."""
+"""The options of the commands that load PyTorch, in a separate module so that their ``--help`` does not."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..data import read_image
 from ..errors import UsageError, UserError, one_line, report_error
+from ..files import write_text
 from ..predictor import Predictor
 from ..visualization.drawing import draw_detections, draw_stages
 from ..visualization.sources import Video, VideoFile, find_inputs, is_video, opencv
@@ -26,7 +27,7 @@ from .options import predict_parser
 
 @dataclass
 class Results:
-    """What was predicted and what failed, written as JSON whenever the command ends."""
+    """Predictions and failures, written as JSON however the command ends."""
 
     class_names: Sequence[str]
     score_threshold: float
@@ -40,7 +41,7 @@ class Results:
         self.images.append({"file": name, **more, "height": height, "width": width, "detections": found})
 
     def detections(self, instances: Instances) -> list[dict]:
-        """One dict a detection; boxes are absolute xyxy in pixels."""
+        """One dict per detection; boxes are absolute xyxy in pixels."""
         boxes = instances.pred_boxes.tensor.tolist()
         return [
             {
@@ -54,12 +55,11 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Store everything."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(vars(self), indent=1) + "\n")
+        write_text(path, json.dumps(vars(self), indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 where an input failed or an option is wrong, 130 by Ctrl-C)."""
+    """Run the command; returns the exit code (1 if an input failed or an option is wrong, 130 after Ctrl-C)."""
     args = predict_parser().parse_args(argv)
     try:
         return run(args)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         for path, target in inputs:
             try:
                 (_video if is_video(path) else _image)(path, target, predictor, args, results)
-            except (ValueError, RuntimeError) as error:  # one image never ends a folder
+            except (ValueError, RuntimeError) as error:  # one bad image must not end the command
                 text = one_line(error) if str(path) in str(error) else f"{path}: {one_line(error)}"
                 results.failed.append({"file": str(path), "error": text})
                 print(f"skipped: {text}", file=sys.stderr)
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _image(path: Path, target: Path, predictor: Predictor, args: argparse.Namespace, results: Results) -> None:
-    """One image: detections, and the pictures that are wanted."""
+    """Process one image: detections, and the requested pictures."""
     started = time.perf_counter()
     pixels = read_image(str(path))
     instances = predictor(pixels, color="RGB")
@@ -160,7 +160,7 @@ def _video(source: Path | int, target: Path, predictor: Predictor, args: argpars
 
 
 def _show(picture: np.ndarray, wait: int) -> bool:
-    """Show a BGR picture in a window; whether the user asked to stop by Escape or q."""
+    """Show a BGR picture in a window; return whether the user asked to stop with Escape or q."""
     cv2 = opencv("--show")
     try:
         cv2.imshow("detections", np.ascontiguousarray(picture))

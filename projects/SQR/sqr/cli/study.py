@@ -4,7 +4,7 @@
     sqr study run NAME [--workers N] [--arms ARM ...] [--datasets NAME ...] [--seeds SEED ...] [--limit N] [--data DIR]
     sqr study report NAME
 
-``run`` can be stopped and called again at any point; results are files, one per cell. ``report`` writes the tables into
+``run`` can be stopped and repeated at any point; results are files, one per cell. ``report`` writes the tables into
 the pages that the study names, ``results/NAME/report.json`` and figures.
 """
 
@@ -22,7 +22,7 @@ from ..studies.report import study_table, write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (1 for what the user can fix, 130 for an interruption)."""
+    """Run the command; returns the exit code (1 for errors that the user can fix, 130 for an interruption)."""
     args = _parser().parse_args(argv)
     try:
         return args.run(args)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def next_commands(folder: Path, *, evaluated: bool) -> str:
-    """What to do with a finished run, as commands to copy."""
+    """Commands to run next with a finished run."""
     best = " --weights model_best.pth" if (folder / "model_best.pth").is_file() else ""
     run = f"--run {shlex.quote(str(folder))}{best}"
     analysis, model = (shlex.quote(str(folder / name)) for name in ("analysis", "model.onnx"))
@@ -54,7 +54,7 @@ def next_commands(folder: Path, *, evaluated: bool) -> str:
 
 
 def _settle(args: argparse.Namespace) -> None:
-    """Sort the words into config and overrides."""
+    """Split the words into config and overrides."""
     args.opts = [word for word in args.words if "=" in word]
     names = [word for word in args.words if "=" not in word]
     if args.run:

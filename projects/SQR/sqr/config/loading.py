@@ -6,6 +6,7 @@ import builtins
 import copy
 import difflib
 import inspect
+import tempfile
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .. import catalog
 from ..errors import UsageError, one_line
+from ..files import write_text
 from .overrides import apply_overrides
 from .train_section import check_train_section, prefer_overridden_length
 from .yaml_files import parse_yaml_config, read_yaml_config
@@ -221,15 +223,15 @@ def save_config(cfg: DictConfig, path: str, *, header: str = "") -> None:
         UsageError: it contains something YAML cannot represent, such as a lambda, and would not load again.
     """
     cfg = editable(cfg)  # saving replaces functions by their names
-    LazyConfig.save(cfg, path)
+    with tempfile.TemporaryDirectory() as folder:
+        LazyConfig.save(cfg, f"{folder}/config.yaml")
+        text = Path(folder, "config.yaml").read_text()
     try:
         # The config's own targets are trusted here; a reader has to allow unknown ones when loading it.
-        parse_yaml_config(Path(path).read_text(), path, target=_located)
+        parse_yaml_config(text, path, target=_located)
     except UsageError as error:
         raise UsageError(
             f"the config, saved as {path}, does not load back ({one_line(error)}); use named functions and "
             "plain values in configs"
         ) from error
-    if header:
-        comments = "".join(f"# {line}\n" for line in header.splitlines())
-        Path(path).write_text(comments + Path(path).read_text())
+    write_text(path, "".join(f"# {line}\n" for line in header.splitlines()) + text)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from detectron2.solver import WarmupParamScheduler
+from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import MultiStepParamScheduler, ParamScheduler
 from torch import nn
 
@@ -15,7 +16,6 @@ from ..errors import UserError
 _LAYER = re.compile(
     r"(net\.|model\.|bottom_up\.)*(features\.\d+|(?!conv|norm|bn)[a-z]+[._]?\d+(\.(blocks\.)?\d+)?)(?=\.)"
 )
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def get_param_groups(
@@ -48,30 +48,28 @@ def get_param_groups(
         UserError: a pattern or a module of ``layer_decay`` names no parameter (of this model, trainable or not).
     """
     multipliers, decays = dict(lr_multipliers or {}), _layer_factors(model, layer_decay or {})
-    unused, names = set(multipliers), []
-    seen: set[int] = set()
-    groups: dict[tuple[float, float], list] = {}
-    for module_name, module in model.named_modules(remove_duplicate=False):
-        for own_name, parameter in module.named_parameters(recurse=False):
-            name = f"{module_name}.{own_name}" if module_name else own_name
-            names.append(name)
-            fitting = [pattern for pattern in multipliers if f".{pattern}." in f".{name}."]
-            unused -= set(fitting)
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            lr = base_lr * (multipliers[fitting[0]] if fitting else 1.0) * decays.get(name, 1.0)
-            own_decay = weight_decay_norm is not None and isinstance(module, _NORMS)
-            groups.setdefault((lr, weight_decay_norm if own_decay else weight_decay), []).append(parameter)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    unused = [pattern for pattern in multipliers if not any(_matches(pattern, name) for name in names)]
     if unused:
         parts = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
         raise UserError(
             f"lr_multipliers: no parameter is named {', '.join(map(repr, sorted(unused)))}; the parts of "
             f"this model's parameter names are {', '.join(parts[:40])}{', ...' if len(parts) > 40 else ''}"
         )
-    if not groups:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError("the model has no trainable parameter")
-    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+    def factor(name: str) -> float:
+        fitting = (value for pattern, value in multipliers.items() if _matches(pattern, name))
+        return next(fitting, 1.0) * decays.get(name.removeprefix("."), 1.0)
+
+    return get_default_optimizer_params(
+        model, base_lr, weight_decay, weight_decay_norm=weight_decay_norm, lr_factor_func=factor
+    )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return f".{pattern}." in f".{name}."
 
 
 def _layer_factors(model: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:

@@ -19,6 +19,7 @@ import sqr
 
 from ..config import learning_rate_advice, save_config
 from ..errors import as_user_error
+from ..files import write_text
 from ..host_memory import keep_freed_memory
 from ..runs import command_line
 from .log_file import setup_logs
@@ -51,7 +52,7 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     logger = logging.getLogger(__name__)
     if comm.is_main_process():
         with as_user_error(OSError, prefix="train.output_dir: "):
-            (output_dir / "environment.txt").write_text(describe_environment())
+            write_text(output_dir / "environment.txt", describe_environment())
             if args.eval_only and not (output_dir / "config.yaml").exists():
                 record_config(cfg)
         if earlier is not None:

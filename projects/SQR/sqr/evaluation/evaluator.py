@@ -26,7 +26,7 @@ from .finite_outputs import require_finite
 from .ground_truth import load_coco
 from .storage import write_meta, write_shard
 from .table_output import write_csv
-from .tables import DetectionTable, ImageRecord, assemble
+from .tables import DetectionTable, ImageTables, assemble
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class StageEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._records: list[ImageRecord] = []
+        self._records: list[ImageTables] = []
         self._written = 0
         self._shards = 0
         directory = self._prediction_dir
@@ -203,7 +203,7 @@ class StageEvaluator(DatasetEvaluator):
             "details": self._details,
         }
 
-    def _record(self, image_id: int, stages: ImagePredictions, instances: Sequence[Instances]) -> ImageRecord:
+    def _record(self, image_id: int, stages: ImagePredictions, instances: Sequence[Instances]) -> ImageTables:
         scores, labels = stages.scores.max(dim=-1)  # (S, Q)
         boxes = stages.boxes
         if self._clip_boxes:
@@ -216,7 +216,7 @@ class StageEvaluator(DatasetEvaluator):
             self._table(query_ids(one, stages.scores[s]), one.pred_classes, one.scores, one.pred_boxes.tensor)
             for s, one in enumerate(instances)
         ]
-        return ImageRecord(image_id, tuple(int(x) for x in stages.image_size), queries, detections)
+        return ImageTables(image_id, tuple(int(x) for x in stages.image_size), queries, detections)
 
     def _table(self, query: Tensor, label: Tensor, score: Tensor, box: Tensor) -> DetectionTable:
         box = box.detach().to("cpu", torch.float32).numpy().copy()

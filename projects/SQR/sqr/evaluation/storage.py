@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import one_line
 from ..files import read_json, write_atomically, write_json
-from .tables import DetectionTable, ImageRecord, StagePredictions, assemble
+from .tables import DetectionTable, ImageTables, StagePredictions, assemble
 
 FORMAT = "sqr-stage-predictions"
 VERSION = 1
@@ -34,7 +34,7 @@ def write_meta(directory: Path, meta: Mapping) -> None:
     write_json(Path(directory) / "meta.json", {"format": FORMAT, "version": VERSION, **meta})
 
 
-def write_shard(path: Path, records: Sequence[ImageRecord]) -> None:
+def write_shard(path: Path, records: Sequence[ImageTables]) -> None:
     """Write image records to one ``.npz`` file, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def write_shard(path: Path, records: Sequence[ImageRecord]) -> None:
     write_atomically(path, lambda file: np.savez_compressed(file, **columns))
 
 
-def read_shard(path: Path) -> list[ImageRecord]:
+def read_shard(path: Path) -> list[ImageTables]:
     """The records of one shard.
 
     Raises:
@@ -77,7 +77,7 @@ def read_shard(path: Path) -> list[ImageRecord]:
         raise ValueError(f"{path} is not a readable shard of predictions: {one_line(error)[:200]}") from error
 
 
-def _records(content: Mapping[str, np.ndarray]) -> list[ImageRecord]:
+def _records(content: Mapping[str, np.ndarray]) -> list[ImageTables]:
     num_stages = content["num_stages"].item()
     num_images = len(content["image_id"])
     if not isinstance(num_stages, int) or not 1 <= num_stages <= 1000:
@@ -105,7 +105,7 @@ def _records(content: Mapping[str, np.ndarray]) -> list[ImageRecord]:
     queries = [split("queries", s) for s in range(num_stages)]
     detections = [split("detections", s) for s in range(num_stages)]
     return [
-        ImageRecord(
+        ImageTables(
             image_id=image_id,
             image_size=tuple(size),
             queries=[stage[n] for stage in queries],
@@ -197,7 +197,7 @@ def save_predictions(predictions: StagePredictions, directory: str | Path, meta:
         return [t.take(slice(b[n], b[n + 1])) for t, b in zip(tables, starts[kind], strict=True)]
 
     records = [
-        ImageRecord(i, tuple(size), cut("queries", n), cut("detections", n))
+        ImageTables(i, tuple(size), cut("queries", n), cut("detections", n))
         for n, (i, size) in enumerate(
             zip(predictions.image_ids.tolist(), predictions.image_sizes.tolist(), strict=True)
         )

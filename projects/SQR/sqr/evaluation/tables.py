@@ -101,7 +101,7 @@ class StagePredictions:
 
 
 @dataclass
-class ImageRecord:
+class ImageTables:
     """All stages' predictions for one image, before they are sorted into tables.
 
     Attributes:
@@ -118,7 +118,7 @@ class ImageRecord:
 
 
 def assemble(
-    records: Iterable[ImageRecord], category_ids: Sequence[int], source: str = "", details: str = ""
+    records: Iterable[ImageTables], category_ids: Sequence[int], source: str = "", details: str = ""
 ) -> StagePredictions:
     """Sort image records into tables.
 

@@ -12,8 +12,6 @@ from .matching import pair_iou
 from .stage_errors import Cases, StageErrors
 from .tables import DetectionTable
 
-VERDICTS = ("true", "faded", "false", "exacerbated", "ignored", "unjudged", "absent")
-
 
 @dataclass
 class QueryTrack:
@@ -28,9 +26,8 @@ class QueryTrack:
         box: ``(S, 4)`` absolute ``(x, y, width, height)``.
         iou: ``(S,)`` IoU with the object, or, for a false positive, with the nearest object of the predicted class;
             NaN where the objects are not known.
-        verdict: ``S`` of ``VERDICTS``: earlier stages by their own matching; the last one tells true positives that
-            faded from others, and false positives that were exacerbated from others; "unjudged" where the objects are
-            not known.
+        verdict: one per stage: "true", "false" or "ignored" by its own matching, "faded" or "exacerbated" for such a
+            last stage, "unjudged" if the objects are not known, "absent" without a row.
         best_stage: the earlier stage, from 0, that was best by the definitions; -1 where none was better.
         severity: by how much it was better; galleries are sorted by it.
     """
