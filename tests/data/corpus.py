@@ -238,6 +238,8 @@ COCO: dict[str, tuple[Callable[[Path], object], int | None]] = {
     "names that differ in a space that does not break": (names("sea cat", "sea\u00a0cat"), None),
     "names in NFC and NFD": (names("caf\u00e9", "cafe\u0301"), None),
     "names that differ in their case": (names("Cat", "cat"), ALL),
+    "names with control characters": (names("\x1b[2Jcat", "d\0og"), ALL),
+    "names that differ in a control character": (names("cat", "c\0at"), None),
     "names with half a character": (names("\ud800cat"), ALL),
     "categories that are names": (change(lambda c: c.update(categories=["cat", "dog", "owl"])), None),
     "classes swapped in validation": (change(lambda c: c["categories"][0].update(name="dog") or

@@ -93,7 +93,8 @@ def test_one_verdict_everywhere(layout, kind, tmp_path, capsys):
         assert code == int(trained_on(fixed) is None)
         check_copy(root, fixed, json.loads((tmp_path / "report/fix.json").read_text()), expected)
     else:  # nothing could be read, and it was said in one line
-        assert code == 1 and expected is None and capsys.readouterr().err.startswith("error: ")
+        said = capsys.readouterr().err
+        assert code == 1 and expected is None and said.startswith("error: ") and "encode" not in said
 
 
 # analysis is asked about the training file only, without its images

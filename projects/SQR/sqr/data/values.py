@@ -11,7 +11,8 @@ from typing import Any
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # spaces of no width, and the byte order mark
+# control characters other than white space, spaces of no width, and the byte order mark
+_INVISIBLE = dict.fromkeys((*range(9), *range(14, 32), *range(127, 160), 0x200B, 0x2060, 0xFEFF))
 LARGEST_ID = 2**63 - 1  # the largest integer of NumPy and thus of COCO's evaluation
 
 
