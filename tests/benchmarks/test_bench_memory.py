@@ -51,7 +51,8 @@ class Toy:
         ("deformable_detr/deformable_detr_r50_50ep", 1, [], (800, 1333)),
         ("deformable_detr/deformable_detr_r50_50ep", 2, [], (1333, 1333)),
         ("deformable_detr/deformable_detr_r50_50ep", 2, ["dataloader.train.aspect_ratio_grouping=True"], (800, 1333)),
-        ("adamixer/adamixer_r50_12ep", 2, [], (1344, 1344)),  # levels of stride 32
+        ("adamixer/adamixer_r50_12ep", 2, [], (800, 1344)),  # groups by aspect ratio; levels of stride 32
+        ("adamixer/adamixer_r50_12ep", 2, ["dataloader.train.aspect_ratio_grouping=False"], (1344, 1344)),
         ("quick/deformable_detr_folder", 2, ["data.max_size=200", "data.min_size_train=[150,100]"], (224, 224)),
     ],
 )
